@@ -15,7 +15,7 @@ class CloseAccount:
     now_ms: int
 
 
-#: The password goes at once, so nobody can log in. Uses the primary keys.
+#: Deletes the password at once: logins fail from now on. Uses the primary keys.
 CLOSE_ACCOUNT = fenced_statement(
     "close_account",
     CloseAccount,

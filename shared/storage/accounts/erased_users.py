@@ -22,19 +22,19 @@ _SET = "INSERT INTO erased_users (user_id, erased_ms) VALUES ($1, $2) ON CONFLIC
 
 
 async def get_erased_users(source: Source, user_ids: Collection[UserId]) -> dict[UserId, int]:
-    """Return user id -> when he was erased (ms since the epoch), of those of these users who were."""
+    """Return user id -> time of erasure (ms since the epoch), of those of the given users who are erased."""
     if not user_ids:
         return {}
     return dict(map(tuple, await source.fetch(_GET, list(user_ids))))
 
 
 async def get_erased_since(source: Source, since_ms: int) -> dict[UserId, int]:
-    """Return user id -> when he was erased, of those who were since then."""
+    """Return user id -> time of erasure, of users who were erased at or after `since_ms`."""
     return dict(map(tuple, await source.fetch(_SINCE, since_ms)))
 
 
 async def get_erased_of_room(source: Source, room_nid: int) -> dict[UserId, int]:
-    """Return user id -> when he was erased, of those who ever were in the room."""
+    """Return user id -> time of erasure, of erased users who are or were in the room."""
     return dict(map(tuple, await source.fetch(_OF_ROOM, room_nid)))
 
 

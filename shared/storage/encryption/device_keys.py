@@ -130,7 +130,7 @@ UPLOAD_KEYS = fenced_statement(
        (SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position""",
 )
 
-#: The keys that belong to the old identity keys go, since nobody could use them. Writes nothing unless the identity
+#: Deletes the keys that belong to the old identity keys, which are useless now. Writes nothing unless the identity
 #: keys are as expected. Uses the primary keys of devices, device_keys, one_time_keys and fallback_keys.
 REPLACE_IDENTITY_KEYS = fenced_statement(
     "replace_identity_keys",
@@ -243,7 +243,7 @@ class KeyCounts:
     """The keys of a device that others can claim.
 
     one_time: algorithm -> number of unclaimed keys.
-    unused_fallback: algorithms of fallback keys that nobody has claimed.
+    unused_fallback: algorithms of unclaimed fallback keys.
     writer, position: of the last change in the stream `one_time_keys`. 0: none is stored any more.
     """
 

@@ -21,7 +21,7 @@ from shared.storage.engine.pool import Connection
 TIMELINE = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
 #: The key of the greatest lease number in `ever_seen`.
 LEASE = "lease"
-#: How far the numbers are raised: above the leases, and the rows of one stream, that a standby can lack.
+#: The distance by which numbers are raised: above the leases, and the rows of one stream, that a standby can lack.
 LEASES_RAISED_BY = 1_000_000
 POSITIONS_RAISED_BY = 100_000_000
 

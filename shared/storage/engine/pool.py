@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 Connection: TypeAlias = asyncpg.Connection
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 
-#: What asyncpg raises when the server is away or restarting, or the connection broke. The outcome of a write is unknown
-#: then.
+#: The errors that asyncpg raises when the server is away or restarting, or the connection broke. The outcome of a write
+#: is unknown then.
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -97,7 +97,7 @@ class PoolUse:
     """The use of a pool at one moment.
 
     lent: connections that run a statement or a transaction.
-    idle: open connections that nobody uses.
+    idle: open connections that are free.
     waiting: callers that wait for a connection.
     """
 
@@ -183,7 +183,7 @@ class Database:
             await _close_quietly(conn)
 
     def drop_all(self) -> None:
-        """Break every connection, lent or idle: they may hang, or nobody needs their answers.
+        """Break every connection, lent or idle: they may hang, or their answers are no longer needed.
 
         Callers that wait on one of them get `Unavailable`.
         """
@@ -302,7 +302,7 @@ def _notice_silence(conn: Connection) -> None:
 
 #: Four seconds without acknowledgements (ms), or of an idle connection that does not answer probes (s).
 _SILENCE = (("TCP_USER_TIMEOUT", 4000), ("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2))
-#: How long to wait for the answer to a statement; greater than `statement_timeout`.
+#: The time to wait for the answer to a statement; greater than `statement_timeout`.
 CLIENT_LIMIT_S = 35.0
 #: The role's limits if there is no pooler: a fenced transaction never outlives its sender for long.
 SESSION_LIMITS: tuple[tuple[str, str], ...] = (

@@ -75,7 +75,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
         constraint = getattr(error, "constraint_name", None) or ""
         raise StatementRefused(constraint, f"{type(error).__name__} {constraint}") from error
     positions: list[int] = row["positions"]
-    # Readers take this writer's positions as the order of its events: anything else would reorder rooms for good.
+    # Readers take this writer's positions as the order of its events: any other order would reorder rooms for good.
     assert row["event_nids"] == messages.events.event_nid, "events were stored in another order"
     assert all(a < b for a, b in itertools.pairwise(positions)), "positions do not ascend"
     return StoredBatch(positions, stored_counts(batch.events, row))

@@ -19,7 +19,7 @@ _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _KEPT_FINALISED = 1000  # of one user; MSC4140, "Retention of finalised delayed events"
 #: The age of a client's `send` that was not finished: its caller gave up long ago.
 _CLAIM_FOR_MS = 45_000
-#: How long the job waits before it retries a room that could not be reached, or an event that a dead process claimed.
+#: The time before the job retries a room that could not be reached, or an event that a dead process claimed.
 RETRY_AFTER_MS = 5_000
 
 

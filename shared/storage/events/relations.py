@@ -1,6 +1,6 @@
 """Events that relate to an event: pages of them, what aggregations need of them, and a room's threads.
 
-Redacted events do not relate to anything any more. Rejected and soft-failed events and outliers are in no timeline.
+Redacted events have no relations any more. Rejected and soft-failed events and outliers are in no timeline.
 """
 
 import json

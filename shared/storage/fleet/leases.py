@@ -195,7 +195,7 @@ async def get_older_incarnations(conn: Connection, process: str, lease: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswer:
-    """What a process learns from its heartbeat.
+    """The state of a process's lease and of the slots, as its heartbeat read it.
 
     alive: True if the lease still holds.
     slots_version: the version of the slot table.
@@ -220,7 +220,7 @@ async def record_heartbeat(
 async def fence(conn: Connection, lease: int) -> None:
     """End a lease. No write under it commits afterwards. Harmless if the lease has ended already.
 
-    1. Revoke it and commit: this waits for nobody, and no statement that starts later can write.
+    1. Revoke it and commit: this never waits, and no statement that starts later can write.
     2. Delete it: this waits for the statements that began before. After 1 s, end what blocks it.
     3. In the same transaction, store the final positions.
     """
@@ -256,7 +256,7 @@ async def fence_process(conn: Connection, process: str) -> list[int]:
 
 
 async def is_writing(conn: Connection, lease: int) -> bool:
-    """Return True if a statement under this lease is running now. Waits for nobody."""
+    """Return True if a statement under this lease is running now. Never waits."""
     writes: bool = await conn.fetchval(_IS_WRITING, lease)
     return writes
 

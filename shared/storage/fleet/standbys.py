@@ -16,7 +16,7 @@ _STANDBYS = """
 
 
 class Durability(IntEnum):
-    """How much of the acknowledged commits a fail-over keeps: the greater, the more. The metric has these numbers."""
+    """The guarantee for acknowledged commits at a fail-over. Greater is better. The metric has these numbers."""
 
     NONE = 0  # no standby is connected
     ASYNCHRONOUS = 1  # a standby follows: the last commits may be missing

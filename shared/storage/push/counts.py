@@ -45,7 +45,7 @@ class _Counting(Protocol):
 
 
 class StoredCounts(NamedTuple):
-    """What the events of a batch count.
+    """The counts of a batch's events.
 
     totals: event_nid -> the totals, after it, of the groups that it notified.
     taken_back: (room_nid, ordinal of a redaction) -> what it took back.

@@ -1,4 +1,4 @@
-"""What persisters need to evaluate push rules: users' rules and groups, and the threads of events."""
+"""Reads for the evaluation of push rules by persisters: users' rules and groups, and the threads of events."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

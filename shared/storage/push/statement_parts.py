@@ -1,4 +1,4 @@
-"""What events count, as parts of the statement that stores them (`events/commit_statement.py`).
+"""The counts of events, as parts of the statement that stores them (`events/commit_statement.py`).
 
 Running totals are worked out inside the statement, from the last row of the group in that thread. The writer keeps no
 totals in memory, so a room that moves, or a batch that is taken apart, cannot make them wrong. Only the room's owner
@@ -16,7 +16,7 @@ from shared.storage.engine.statements import SmallInt, parameters
 
 
 class GroupTotal(NamedTuple):
-    """What an event counts for a group. notifies, highlights: the batch's sum for group and thread up to this row."""
+    """The count of an event for a group. notifies, highlights: the batch's sum for group and thread up to this row."""
 
     room_nid: int
     group_id: int
@@ -73,7 +73,7 @@ class GroupChange(NamedTuple):
 
 
 class RedactedTotal(NamedTuple):
-    """What an event counted for a group, if the batch that stores it redacts it too."""
+    """The count of an event for a group, if the batch that stores it redacts it too."""
 
     room_nid: int
     group_id: int
@@ -131,7 +131,7 @@ _GROUP_CHANGES = """
     INSERT INTO push_members (:push_rows.group_changes.columns)
     SELECT u.* FROM fence, :push_rows.group_changes AS u(:push_rows.group_changes.columns)
 """
-#: What the redacted events had counted: their totals less those before. Uses the primary keys of events and
+#: The counts of the redacted events: their totals less those before. Uses the primary keys of events and
 #: push_counters. A second redaction takes nothing back.
 _TAKEN_BACK = f"""
     SELECT e.room_nid, c.group_id, e.ordinal, c.thread_id, c.notifies - coalesce(l.notifies, 0) AS notifies,

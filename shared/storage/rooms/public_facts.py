@@ -1,4 +1,4 @@
-"""What rooms show of themselves: their state's few keys, their children, the numbers of their members."""
+"""The facts that rooms show to non-members: a few keys of the state, children, numbers of members."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ _STATE = """
     JOIN events e USING (room_nid, event_nid)
     WHERE s.room_nid = ANY($1::bigint[]) AND s.type = ANY($2::text[]) AND s.state_key = ''
 """
-#: Uses memberships_joined, of which nothing but the index is read.
+#: Uses memberships_joined, in an index-only scan.
 _JOINED = """
     SELECT room_nid, count(*), bool_or(is_local) FROM memberships
     WHERE room_nid = ANY($1::bigint[]) AND membership = 'join' GROUP BY room_nid

@@ -221,7 +221,7 @@ async def remember_settings(database: Database, user_id: UserId, old_room_id: Ro
 
 
 async def is_successor(database: Database, old_room_id: RoomId, new_room_id: RoomId) -> bool:
-    """Return True if the old room itself names the new one: the new one alone could claim anything."""
+    """Return True if the old room itself names the new one. A new room alone could name any old room."""
     row = await database.fetchrow(_IS_SUCCESSOR, old_room_id, new_room_id)
     assert row is not None
     by_us, tombstone = row

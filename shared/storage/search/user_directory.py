@@ -48,7 +48,7 @@ _STORE = """
     ON CONFLICT (user_id) DO UPDATE
     SET display_name = excluded.display_name, avatar_url = excluded.avatar_url, words = excluded.words
 """
-#: For users of other servers whose name nobody may see. What is known of them already stays.
+#: For users of other servers whose name is visible to no local user. A row that exists already stays.
 _STORE_NEW = _STORE.partition("ON CONFLICT")[0] + "ON CONFLICT (user_id) DO NOTHING"
 _REMOVE = "DELETE FROM user_directory WHERE user_id = ANY($1::text[])"
 #: Changes of the rooms' states. Uses events_by_position and state_changes_by_ordinal. The events are read first, by

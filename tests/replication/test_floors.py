@@ -27,14 +27,15 @@ async def test_rows_are_complete_only_after_their_announcement(postgres: TestDat
     )
     seen = SeenPositions()
     writer = FencedWriter(connect, lease, seen, lambda why: None)
-    [first] = (await commit_events(writer.write, EventBatch([event(1, 1, 1)], {1: [1]}))).positions
+    [first] = (await commit_events(writer.write, EventBatch(events=[event(1, 1, 1)], extremities={1: [1]}))).positions
     seen.see("events", first)
     lock = conn.transaction()
     await lock.start()
     await conn.execute("SELECT FROM forward_extremities FOR UPDATE")
 
     async def write_and_announce() -> int:
-        [position] = (await commit_events(writer.write, EventBatch([event(1, 2, 2)], {1: [2]}))).positions
+        batch = EventBatch(events=[event(1, 2, 2)], extremities={1: [2]})
+        [position] = (await commit_events(writer.write, batch)).positions
         seen.see("events", position)
         return position
 

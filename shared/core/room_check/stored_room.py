@@ -16,7 +16,7 @@ ACCEPTED, SOFT_FAILED, REJECTED, OUTLIER = 0, 1, 2, 3
 
 
 class EventColumns(NamedTuple):
-    """A row of `events`, with its text unescaped."""
+    """A row of `events`."""
 
     event_nid: int
     event_id: EventId

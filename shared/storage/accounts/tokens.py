@@ -279,7 +279,7 @@ REFRESH_SESSION = fenced_statement(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """The user and device of an access token."""
 

@@ -146,7 +146,7 @@ class StickyToStore(NamedTuple):
     sticky_ms: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class EventBatch:
     """Everything that one statement stores.
 

@@ -19,7 +19,7 @@ from shared.storage.user_data.receipts import ReceiptRecord
 
 #: Uses rooms_room_id_key and events_room_nid_ordinal_key.
 _ROOMS = """
-    SELECT r.room_nid, r.room_id, r.room_version, coalesce(last.ordinal, 0)
+    SELECT r.room_nid, r.room_id, r.room_version, coalesce(last.ordinal, 0) AS last_ordinal
     FROM rooms r LEFT JOIN LATERAL (
         SELECT ordinal FROM events WHERE room_nid = r.room_nid AND ordinal IS NOT NULL ORDER BY ordinal DESC LIMIT 1
     ) last ON true
@@ -98,7 +98,7 @@ _RECEIPTS = """
 """
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RoomForCache:
     """A room for a synchrotron's cache.
 
@@ -132,7 +132,7 @@ async def get_rooms_for_cache(
 
     Each has at most its latest `max_events` live events, and `max_changes` changes from the first of these on.
     """
-    rooms = {row[0]: RoomForCache(*row) for row in await source.fetch(_ROOMS, list(room_ids))}
+    rooms = {row[0]: RoomForCache(**row) for row in await source.fetch(_ROOMS, list(room_ids))}
     nids = list(rooms)
     if not nids:
         return []

@@ -18,9 +18,10 @@ _ROOM_IDS = "SELECT room_id FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT
 _SAMPLE = "SELECT room_id FROM rooms ORDER BY random() LIMIT $1"
 #: Uses the primary key. An event that a purge has kept only as state (status 4) has no place: it is like an outlier.
 _EVENTS = """
-    SELECT event_nid, event_id, writer, position, CASE WHEN status <> 4 THEN ordinal END, depth, type, state_key,
-           sender, origin_server_ts, CASE WHEN status = 4 THEN 3 ELSE status END, prev_nids, auth_nids, replaces_nid,
-           redacted_by, redacts_nid, anchor, back, state_nid, coalesce(resolved, false), coalesce(gap, false), json
+    SELECT event_nid, event_id, writer, position, CASE WHEN status <> 4 THEN ordinal END AS ordinal, depth, type,
+           state_key, sender, origin_server_ts, CASE WHEN status = 4 THEN 3 ELSE status END AS status, prev_nids,
+           auth_nids, replaces_nid, redacted_by, redacts_nid, anchor, back, state_nid,
+           coalesce(resolved, false) AS resolved, coalesce(gap, false) AS gap, json
     FROM events WHERE room_nid = $1 AND event_nid > $2 ORDER BY event_nid LIMIT $3
 """
 #: All use the primary key of their table.
@@ -55,7 +56,7 @@ async def get_event_pages(source: Source, room_nid: int) -> AsyncIterator[list[E
     last = -(2**63)
     while rows := await source.fetch(_EVENTS, room_nid, last, _PAGE_EVENTS):
         last = rows[-1][0]
-        yield [EventColumns(*row) for row in rows]
+        yield [EventColumns(**row) for row in rows]
 
 
 async def get_line(source: Source, room_nid: int) -> list[LineRow]:

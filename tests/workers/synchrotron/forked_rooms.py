@@ -62,7 +62,7 @@ class ForkedRoom:
             ordinal=None,
             status=SOFT_FAILED,
         )
-        await commit_events(self._persister.foundation.writer.write, EventBatch([event]))
+        await commit_events(self._persister.foundation.writer.write, EventBatch(events=[event]))
         return event.event_id
 
     async def write(

@@ -384,7 +384,7 @@ OTHER_BREAKS = (
     Break("D126b", "shared.storage.encryption.device_keys:CLAIM_KEYS", _in_sql("SET used = true", "SET used = false"),
           _API + "test_device_keys.py::test_each_key_is_given_once_and_in_order"),
     Break("D126c", "shared.storage.encryption.device_keys:CLAIM_KEYS", _in_sql("FOR UPDATE SKIP LOCKED", ""),
-          "tests/storage/test_claims.py::test_a_key_that_somebody_holds_is_passed_over"),
+          "tests/storage/test_claims.py::test_locked_key_is_skipped"),
     Break("D051b", "shared.core.heroes:ABSENT", instead(()),
           _CORE + "test_heroes.py::test_absent_members_are_heroes_only_if_none_is_present"),
     Break("D100b", "workers.client_api.user_data.push_rules_writer:PushRulesWriter.copy_room_rules",

@@ -23,7 +23,7 @@ from tests.fix_servers import TestDatabase
 from tests.fleet.people import Person, register
 from tests.graph_rooms import SERVER, GraphRoom, forked_room
 from tests.room_checks import assert_rooms_agree, room_faults
-from tests.storage.test_events import writing
+from tests.storage.one_writer import writing
 
 _ROOM_NID = "(SELECT room_nid FROM rooms WHERE room_id = $1)"
 

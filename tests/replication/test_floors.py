@@ -8,7 +8,7 @@ from shared.storage.events.batch import EventBatch
 from shared.storage.events.commit import commit_events
 from shared.storage.fleet.leases import insert_lease
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import event
+from tests.storage.one_writer import event
 
 
 async def test_rows_are_complete_only_after_their_announcement(postgres: TestDatabase) -> None:

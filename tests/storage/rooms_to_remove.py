@@ -1,6 +1,6 @@
-"""Random rooms with forks, snapshots, history, redactions and gaps, and what can be read of them: for tests of removal.
+"""Random rooms with forks, snapshots, history, redactions and gaps, for tests of removal.
 
-Numbers of events are `base` + 1, `base` + 2, ...; so two rooms of the same seed differ by their bases only.
+The numbers of events are `base` + 1, `base` + 2, ..., so that two rooms of the same seed differ by their bases only.
 """
 
 import random
@@ -22,23 +22,18 @@ from shared.storage.events.batch import (
 )
 from shared.storage.events.commit import commit_events
 from shared.storage.removal.purge_statements import AUTH_TYPES
-from tests.storage.test_events import OneConnection, event
+from tests.storage.one_writer import OneConnection, event
 
-#: Tables whose rows belong to a room, by whatever column.
-ROOM_ROWS = {
-    "events": "room_nid = $1", "forward_extremities": "room_nid = $1", "current_state": "room_nid = $1",
-    "state_changes": "room_nid = $1", "memberships": "room_nid = $1", "room_aliases": "room_nid = $1",
-    "client_transactions": "room_nid = $1", "receipts": "room_nid = $1", "state_snapshots": "room_nid = $1",
-    "gaps": "room_nid = $1", "awaited_redactions": "room_nid = $1", "search_words": "room_nid = $1",
-    "user_directory_rooms": "room_nid = $1",
-    "delayed_events": "room_nid = $1", "thread_subscriptions": "room_nid = $1", "sticky_events": "room_nid = $1",
-    "push_counters": "room_nid = $1", "push_exceptions": "room_nid = $1",
-    "push_members": "room_nid = $1", "push_own": "room_nid = $1", "push_redacted": "room_nid = $1",
-    "push_redacted_users": "room_nid = $1",
-    "rooms": "room_nid = $1",
-    "account_data": "room_id = (SELECT coalesce(deleted_id, room_id) FROM rooms WHERE room_nid = $1)",
-}  # fmt: skip
-#: What live events count, in turns.
+_NUMBERED_TABLES = """
+    awaited_redactions client_transactions current_state delayed_events events forward_extremities gaps memberships
+    push_counters push_exceptions push_members push_own push_redacted push_redacted_users receipts room_aliases rooms
+    search_words state_changes state_snapshots sticky_events thread_subscriptions user_directory_rooms
+"""
+#: All tables with rows of rooms: the condition for the rows of one room.
+ROOM_ROWS = dict.fromkeys(_NUMBERED_TABLES.split(), "room_nid = $1") | {
+    "account_data": "room_id = (SELECT coalesce(deleted_id, room_id) FROM rooms WHERE room_nid = $1)"
+}
+#: The counts of live events, in turns.
 _OUTCOMES = (
     EventOutcome(groups=((0, 1, 0), (7, 1, 1)), users=(("@u0:b", 0, 1),)),
     EventOutcome(groups=((0, 1, 1),)),
@@ -68,13 +63,16 @@ class RandomRoom:
 
     def _add(self, ordinal: int | None, kind: str, key: str | None = None, **more: Any) -> EventToStore:
         self._nid += 1
-        cited = [nid for nid, (of, _) in self._state_events if of in AUTH_TYPES]
+        citable = [nid for nid, (of, _) in self._state_events if of in AUTH_TYPES]
         fields: dict[str, Any] = {
-            "state_key": key, "event_id": f"${self._nid}", "depth": ordinal or 1,
+            "state_key": key,
+            "event_id": f"${self._nid}",
+            "depth": ordinal or 1,
             "prev_nids": [self._nid - 1] if self._nid > self.base + 1 else [],
-            "auth_nids": sorted(self._random.sample(cited, min(len(cited), 3))),
-            "origin_server_ts": 1000 * (ordinal or 1), "json": b'{"content":{}}',
-        }  # fmt: skip
+            "auth_nids": sorted(self._random.sample(citable, min(len(citable), 3))),
+            "origin_server_ts": 1000 * (ordinal or 1),
+            "json": b'{"content":{}}',
+        }
         if self._random.random() < 0.12 and self._snapshots:
             fields["state_nid"] = self._random.choice(self._snapshots).nid
         made = event(self.room_nid, self._nid, ordinal, kind, **(fields | more))  # type: ignore[arg-type]
@@ -128,7 +126,7 @@ class RandomRoom:
             elif roll < 0.45:
                 self._add(ordinal, "m.room.message", state_nid=self._snapshot(ordinal))
             elif roll < 0.5:
-                # A resolution brings something back, or takes something away.
+                # A resolution restores an old value, or removes one.
                 made = self._add(ordinal, "m.room.message", resolved=True)
                 nid, key = chance.choice(self._state_events[2:])
                 if key[0] == "x.state" and chance.random() < 0.5 and key in self._line:
@@ -153,7 +151,7 @@ class RandomRoom:
         self._add(self.size + 2, "m.room.message")
 
     async def store(self, writer: OneConnection) -> None:
-        # Redacted events of the same batch carry it from the start.
+        # Events that the same batch redacts are stored as redacted.
         by_target = {target: redaction for _, target, redaction in self.batch.redacted}
         for number, made in enumerate(self.batch.events):
             if made.ordinal is not None:
@@ -175,8 +173,9 @@ class RandomRoom:
             "INSERT INTO delayed_events"
             " (delay_id, shard, user_id, room_nid, type, content, delay_ms, scheduled_ms, check_ms)"
             " VALUES ($2, 0, '@u0:b', $1, 'x', '{}', 1, 1, 1)",
-            self.room_nid, f"d{self.room_nid}",
-        )  # fmt: skip
+            self.room_nid,
+            f"d{self.room_nid}",
+        )
         await conn.execute(
             "INSERT INTO thread_subscriptions VALUES ('@u0:b', $1, '$1', true, false, 0, 1, $1)", self.room_nid
         )
@@ -213,7 +212,7 @@ async def states(conn: asyncpg.Connection, room_nid: int, ordinals: str) -> dict
         for ordinal, kind, key, nid in changes:
             if ordinal < before:
                 state[kind, key] = nid
-        assert all(nid is None or nid in keys for nid in state.values()), "the line names what is gone"
+        assert all(nid is None or nid in keys for nid in state.values()), "the line names a deleted event"
         return {key: nid for key, nid in state.items() if nid is not None}
 
     def snapshot(nid: int) -> dict[tuple[str, str], int]:

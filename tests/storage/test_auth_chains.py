@@ -14,7 +14,7 @@ from tests.workers.event_persister.stored_rooms import store_room
 Page = Callable[..., Awaitable[list[ChainEvent]]]
 
 
-async def test_pages_of_chains(postgres: TestDatabase) -> None:
+async def test_page_has_the_events_and_their_auth_chains_within_limits(postgres: TestDatabase) -> None:
     room = MadeUpRoom(get_room_version("11"), members=5, changes=4, fights=3)
     ids = list(room.events)
     newest, gone, refused, erased = ids[-1], ids[-2], ids[5], ids[6]
@@ -48,7 +48,7 @@ async def test_pages_of_chains(postgres: TestDatabase) -> None:
     assert await page(gone, "$unknown", "$\x00") == []
     assert await page(newest, nid=2) == []
     assert await page() == []
-    # What was asked for comes before the chains, and what doesn't fit has no JSON.
+    # The given events come before their chains. Events beyond the size limit have no JSON.
     asked = ids[-10:-5]
     assert {row.event_id for row in await page(*asked, events=1)} == set(asked)
     near = await page(ids[-4], events=3)

@@ -1,15 +1,15 @@
-"""Rows read to repair a gap are those that the frame carried, text and all."""
+"""Rows that are read to repair a gap: they equal the rows of the lost frames."""
 
 from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, RoomToStore
 from shared.storage.events.commit import commit_events
 from shared.storage.streams.catch_up import EVENTS, pages
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import event, writing
+from tests.storage.one_writer import event, writing
 
 ODD = "a\x00b\x1a0\x1a1"
 
 
-async def test_odd_text_comes_back_as_it_was(postgres: TestDatabase) -> None:
+async def test_text_with_nul_survives_catch_up(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         batch = EventBatch(
             events=[

@@ -1,4 +1,4 @@
-"""Claiming one-time keys while others hold them, on a real PostgreSQL. Protocol notes, B6."""
+"""Claims of one-time keys while other transactions lock them. Protocol notes, B6."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from shared.storage.encryption.device_keys import (
 )
 from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import OneConnection, writing
+from tests.storage.one_writer import OneConnection, writing
 
 ALICE, DEVICE = "@alice:x", "D"
 
@@ -50,7 +50,7 @@ async def _stored_device(dsn: str) -> AsyncIterator[OneConnection]:
         yield writer
 
 
-async def test_a_key_that_somebody_holds_is_passed_over(postgres: TestDatabase) -> None:
+async def test_locked_key_is_skipped(postgres: TestDatabase) -> None:
     async with _stored_device(postgres.dsn) as writer:
         await _upload(writer, "2")
         await _upload(writer, "1", fallback="f")
@@ -58,7 +58,7 @@ async def test_a_key_that_somebody_holds_is_passed_over(postgres: TestDatabase) 
         async with other.transaction():
             await other.execute("SELECT 1 FROM one_time_keys WHERE key_id = '2' FOR UPDATE")
             async with asyncio.timeout(2):
-                # One after another: the free key, then the fallback key, and nothing for a device that isn't there.
+                # The free key, then the fallback key, and nothing for an unknown device.
                 assert await _claim(writer, DEVICE, "NONE") == [b"1"]
                 assert await _claim(writer, DEVICE) == [b"spare"]
         assert await _claim(writer, DEVICE) == [b"2"]
@@ -66,13 +66,13 @@ async def test_a_key_that_somebody_holds_is_passed_over(postgres: TestDatabase) 
         counts = await get_key_counts(database, ALICE, DEVICE)
         await database.close()
         assert (counts.one_time, counts.unused_fallback) == ({"signed_curve25519": 0}, [])
-        # What is claimed keeps its id and hash, and loses its content.
+        # Claimed keys keep their id and hash, without the content.
         assert await writer.conn.fetchval("SELECT count(*) FROM one_time_keys WHERE json IS NULL AND hash = 'h'") == 2
         await other.close()
 
 
-async def test_keys_go_in_the_order_of_their_uploads(postgres: TestDatabase) -> None:
-    """Names, and places in the table, say the opposite."""
+async def test_keys_are_claimed_in_the_order_of_their_uploads(postgres: TestDatabase) -> None:
+    """The ids, and the places in the table, are in the opposite order."""
     async with _stored_device(postgres.dsn) as writer:
         for key_id in ("3", "2", "1"):
             await _upload(writer, key_id)
@@ -81,7 +81,7 @@ async def test_keys_go_in_the_order_of_their_uploads(postgres: TestDatabase) -> 
         assert [await _claim(writer, DEVICE) for _ in range(4)] == [[b"3"], [b"2"], [b"1"], []]
 
 
-async def test_nothing_is_uploaded_for_a_device_that_has_gone(postgres: TestDatabase) -> None:
+async def test_upload_for_a_deleted_device_stores_nothing(postgres: TestDatabase) -> None:
     async with _stored_device(postgres.dsn) as writer:
         await writer.conn.execute("DELETE FROM devices")
         row = await _upload(writer, "1", fallback="f")

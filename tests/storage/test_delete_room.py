@@ -1,4 +1,4 @@
-"""Deleting a room on a real PostgreSQL: at once out of sight, then row by row, and nothing of it is left."""
+"""Deletion of a room: it disappears at once, then its rows are deleted in batches, and none is left."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -24,15 +24,15 @@ from shared.storage.removal.purge import start_purge
 from shared.storage.rooms.aliases import get_room_of_alias
 from shared.storage.rooms.for_writer import get_room_end
 from tests.fix_servers import TestDatabase
+from tests.storage.one_writer import OneConnection, event, writing
 from tests.storage.rooms_to_remove import ROOM_ROWS, RandomRoom, dump
-from tests.storage.test_events import OneConnection, event, writing
 
 _SIZE = 80
 
 
 @asynccontextmanager
 async def two_rooms(dsn: str) -> AsyncIterator[tuple[OneConnection, RandomRoom]]:
-    """Store two rooms; the second one must stay as it is."""
+    """Store two rooms. The second one must stay unchanged."""
     async with writing(dsn) as writer:
         rooms = [RandomRoom(nid, nid * 10_000, nid, _SIZE) for nid in (1, 2)]
         for room in rooms:
@@ -46,11 +46,11 @@ async def delete(writer: OneConnection, *, rows: int = 500) -> int:
     return sum([deleted async for deleted in delete_room_batches(writer.write, 1, rows=rows)])
 
 
-async def test_nothing_is_left(postgres: TestDatabase) -> None:
+async def test_deletion_leaves_no_row(postgres: TestDatabase) -> None:
     async with two_rooms(postgres.dsn) as (writer, room):
         before = await dump(writer.conn, 1)
-        assert all(before.values()), "a table without a row would test nothing"
-        assert await delete(writer) == 0, "it isn't marked"
+        assert all(before.values()), "a table has no row to delete"
+        assert await delete(writer) == 0, "deleted without a mark"
         assert await dump(writer.conn, 1) == before
         with pytest.raises(RoomHasMembers, match="Make them leave first"):
             await mark_room_deleted(writer.write, room.room_id)
@@ -62,12 +62,10 @@ async def test_nothing_is_left(postgres: TestDatabase) -> None:
         assert await writer.conn.fetchval("SELECT count(*) FROM account_data WHERE room_id = $1", room.room_id) == 0
         assert await get_rooms_being_deleted(writer.conn, 9) == []
         assert await delete(writer) == 0
-        # It may be had again.
-        await room.store(writer)
+        await room.store(writer)  # the room can be stored again
 
 
-async def test_no_table_is_forgotten(postgres: TestDatabase) -> None:
-    """Whatever table has a column for a room, now or later, is emptied."""
+async def test_every_table_with_a_room_column_is_emptied(postgres: TestDatabase) -> None:
     async with two_rooms(postgres.dsn) as (writer, _):
         rows = await writer.conn.fetch(
             """SELECT DISTINCT table_name FROM information_schema.columns
@@ -76,7 +74,7 @@ async def test_no_table_is_forgotten(postgres: TestDatabase) -> None:
         assert {row[0] for row in rows} == {*ROOM_TABLES, "rooms"} == set(ROOM_ROWS)
 
 
-async def test_a_room_without_local_members_needs_no_force(postgres: TestDatabase) -> None:
+async def test_room_without_local_members_needs_no_force(postgres: TestDatabase) -> None:
     async with two_rooms(postgres.dsn) as (writer, room):
         await writer.conn.execute(
             "UPDATE memberships SET membership = 'leave' WHERE room_nid = 1 AND user_id = '@u0:b'"
@@ -88,7 +86,7 @@ async def test_a_room_without_local_members_needs_no_force(postgres: TestDatabas
         assert await mark_room_deleted(writer.write, room.room_id) is None, "already marked"
 
 
-async def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
+async def test_marked_room_is_not_found(postgres: TestDatabase) -> None:
     async with two_rooms(postgres.dsn) as (writer, room):
         conn = writer.conn
         last = await conn.fetchval("SELECT max(position) FROM events")
@@ -99,12 +97,12 @@ async def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
         assert await start_purge(writer.write, 1, 50) is None
         assert await conn.fetchval("SELECT max(position) FROM events") == last, "the mark is in no stream"
         assert await get_ordinal_at(conn, 1, writer.lease, last, {}) > _SIZE
-        # A writer that has the room in memory finds its next place taken, and doesn't find the room again.
+        # A writer that has the room in memory finds its next ordinal taken.
         nid = await conn.fetchval("SELECT max(event_nid) + 1 FROM events")
         with pytest.raises(StatementRefused) as refused:
             await commit_events(writer.write, EventBatch(events=[event(1, nid, _SIZE + 3)], extremities={1: [nid]}))
         assert refused.value.constraint == "events_room_nid_ordinal_key"
-        # To make it anew is refused for as long as events are left, under whatever number.
+        # The room cannot be created again while events of it are left.
         again = EventBatch(
             events=[event(3, nid, 1, event_id="$10001")], rooms=[RoomToStore(3, room.room_id, "11", "@u:b", False, 1)]
         )
@@ -113,8 +111,8 @@ async def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
         assert refused.value.constraint == "events_by_id"
 
 
-async def test_a_write_at_the_same_moment(postgres: TestDatabase) -> None:
-    """One of the two gets the ordinal; the room is marked as a whole or not at all."""
+async def test_mark_that_races_a_write_fails_and_can_be_retried(postgres: TestDatabase) -> None:
+    """Both want the next ordinal. The room is marked completely or not at all."""
     async with two_rooms(postgres.dsn) as (writer, room):
         other = await asyncpg.connect(postgres.dsn)
         await other.execute("SET lock_timeout = '5s'")
@@ -138,7 +136,7 @@ class Broken(Exception):
     pass
 
 
-async def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
+async def test_deletion_resumes_after_a_crash_at_any_statement(postgres: TestDatabase) -> None:
     async with two_rooms(postgres.dsn) as (writer, room):
         await mark_room_deleted(writer.write, room.room_id, force=True)
         for after in range(1, 200, 5):
@@ -163,7 +161,7 @@ async def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
         assert not any((await dump(writer.conn, 1)).values())
 
 
-async def test_what_somebody_holds_keeps_the_room(postgres: TestDatabase) -> None:
+async def test_room_with_locked_rows_stays_marked_until_they_are_free(postgres: TestDatabase) -> None:
     async with two_rooms(postgres.dsn) as (writer, room):
         await writer.conn.execute("SET lock_timeout = '200ms'")
         other = await asyncpg.connect(postgres.dsn)
@@ -172,7 +170,7 @@ async def test_what_somebody_holds_keeps_the_room(postgres: TestDatabase) -> Non
             await other.execute("SELECT FROM receipts WHERE room_nid = 1 FOR UPDATE")
             await delete(writer)
             assert [each.room_nid for each in await get_rooms_being_deleted(writer.conn, 9)] == [1]
-        # An outlier that was stored meanwhile.
+        # An outlier that a writer stored meanwhile.
         await commit_events(writer.write, EventBatch(events=[event(1, 19_999, None, status=3, depth=1)]))  # type: ignore[arg-type]
         assert await delete(writer) == 3
         assert not any((await dump(writer.conn, 1)).values())

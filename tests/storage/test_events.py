@@ -1,22 +1,14 @@
-"""The statement that stores events, on a real PostgreSQL."""
-
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+"""The statement that stores events."""
 
 import asyncpg
 import pytest
 
 from shared.core.errors import Fenced
-from shared.storage.engine.fenced import FencedStatement
-from shared.storage.engine.pool import Database, connector, transient_as_unavailable
-from shared.storage.engine.statements import Parameters
-from shared.storage.engine.text_codec import set_text_codec
+from shared.storage.engine.pool import Database, connector
 from shared.storage.events.batch import (
     AliasToStore,
     ChangeToStore,
     EventBatch,
-    EventToStore,
     MembershipToStore,
     RedactionToStore,
     RoomToStore,
@@ -24,56 +16,24 @@ from shared.storage.events.batch import (
 )
 from shared.storage.events.commit import StatementRefused, commit_events
 from shared.storage.events.stored_events import get_event_by_id, get_events
-from shared.storage.fleet.leases import insert_lease
 from tests.fix_servers import TestDatabase
+from tests.storage.one_writer import event, writing
+
+#: The tables that the statement writes.
+_TABLES = (
+    "events",
+    "forward_extremities",
+    "client_transactions",
+    "current_state",
+    "state_changes",
+    "memberships",
+    "rooms",
+    "room_aliases",
+)
 
 
-class OneConnection:
-    """The least writer there can be. lease: as registered."""
-
-    def __init__(self, conn: asyncpg.Connection, lease: int) -> None:
-        self.conn = conn
-        self.lease = lease
-
-    async def write(
-        self, statement: FencedStatement[Parameters], record: Parameters, *, streams: Sequence[str] = ()
-    ) -> asyncpg.Record:
-        with transient_as_unavailable():
-            row = await self.conn.fetchrow(statement.sql, self.lease, *statement.values(record))
-        assert row is not None
-        if row["fence"] == 0:
-            raise Fenced("fenced")
-        return row
-
-
-@asynccontextmanager
-async def writing(dsn: str) -> AsyncIterator[OneConnection]:
-    conn = await asyncpg.connect(dsn)
-    set_text_codec(conn)
-    try:
-        lease = await insert_lease(
-            conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",
-            sequences={"events": "stream_events"},
-        )  # fmt: skip
-        yield OneConnection(conn, lease)
-    finally:
-        await conn.close()
-
-
-def event(room: int, nid: int, ordinal: int, type: str = "m.room.message", **more: Any) -> EventToStore:
-    fields: dict[str, Any] = {
-        "room_nid": room, "event_nid": nid, "event_id": f"${nid}", "ordinal": ordinal, "depth": ordinal,
-        "type": type, "state_key": None, "sender": "@a:b", "origin_server_ts": 1, "prev_nids": [1, 2],
-        "auth_nids": [], "replaces_nid": None, "redacted_by": None, "redacts_nid": None, "txn_device": None,
-        "txn_id": None, "json": b"{}",
-    }  # fmt: skip
-    return EventToStore(**(fields | more))
-
-
-async def everything(conn: asyncpg.Connection) -> list[Any]:
-    tables = ("events", "forward_extremities", "client_transactions", "current_state", "state_changes", "memberships",
-              "rooms", "room_aliases")  # fmt: skip
-    return [await conn.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
+async def count_rows(conn: asyncpg.Connection) -> dict[str, int]:
+    return {table: await conn.fetchval(f"SELECT count(*) FROM {table}") for table in _TABLES}
 
 
 def full_batch() -> EventBatch:
@@ -103,7 +63,7 @@ def full_batch() -> EventBatch:
 
 async def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
-        # Numbers that fall while places rise: neither ids nor ordinals may decide the order.
+        # Descending numbers and equal ordinals: the order is that of the batch.
         rooms = [EventBatch(events=[event(900 - n, 900 - n, 1) for n in range(300)])]
         first = (await commit_events(writer.write, rooms[0])).positions
         assert first == list(range(first[0], first[0] + 300))
@@ -113,11 +73,20 @@ async def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> No
         assert second[0] == first[-1] + 1
 
 
-async def test_all_parts(postgres: TestDatabase) -> None:
+async def test_batch_is_stored_in_all_tables(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         positions = (await commit_events(writer.write, full_batch())).positions
         conn = writer.conn
-        assert await everything(conn) == [4, 1, 1, 2, 3, 1, 1, 1]
+        assert await count_rows(conn) == {
+            "events": 4,
+            "forward_extremities": 1,
+            "client_transactions": 1,
+            "current_state": 2,
+            "state_changes": 3,
+            "memberships": 1,
+            "rooms": 1,
+            "room_aliases": 1,
+        }
         [member] = await conn.fetch("SELECT membership, event_nid, ordinal, position FROM memberships")
         assert tuple(member) == ("leave", 12, 3, positions[2])
         state = await conn.fetchval("SELECT event_nid FROM current_state WHERE type = 'm.room.member'")
@@ -128,7 +97,7 @@ async def test_all_parts(postgres: TestDatabase) -> None:
         assert [tuple(row) for row in changes] == [(11, None), (12, 11)]
         [stored] = await conn.fetch("SELECT * FROM events WHERE event_nid = 13")
         assert (list(stored["prev_nids"]), stored["writer"], stored["status"]) == ([1, 2], writer.lease, 0)
-        # The next batch: the state moves on, the extremity is replaced, the message is redacted.
+        # The next batch replaces the extremity and redacts the message.
         batch = EventBatch(
             events=[event(1, 14, 5, "m.room.redaction", redacts_nid=13, sender="@a\x00b:c")],
             extremities={1: [14]},
@@ -141,7 +110,7 @@ async def test_all_parts(postgres: TestDatabase) -> None:
         assert (read.sender, read.event_id, read.state_key) == ("@a\x00b:c", "$14", None)
 
 
-async def test_without_a_lease_nothing_is_written(postgres: TestDatabase) -> None:
+async def test_commit_without_a_valid_lease_writes_nothing(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         before = await writer.conn.fetchval("SELECT last_value FROM stream_events")
         for ending in ("UPDATE leases SET revoked = true", "DELETE FROM leases"):
@@ -150,14 +119,14 @@ async def test_without_a_lease_nothing_is_written(postgres: TestDatabase) -> Non
                 await commit_events(writer.write, full_batch())
             with pytest.raises(Fenced):
                 await commit_events(writer.write, EventBatch(events=[event(1, 10, 1)], extremities={1: [10]}))
-            assert await everything(writer.conn) == [0] * 8
+            assert not any((await count_rows(writer.conn)).values())
         assert await writer.conn.fetchval("SELECT last_value FROM stream_events") == before
 
 
-async def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
+async def test_refused_statement_names_the_constraint_and_writes_nothing(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
-        before = await everything(writer.conn)
+        before = await count_rows(writer.conn)
         alias = full_batch()
         alias.events = [event(2, 20, 1, "m.room.create", state_key="")]
         alias.memberships, alias.transactions, alias.rooms = [], [], [(2, "!s:b", "12", "@a:b", True, 1)]
@@ -173,10 +142,10 @@ async def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
             with pytest.raises(StatementRefused) as refused:
                 await commit_events(writer.write, batch)
             assert (refused.value.constraint, refused.value.transient) == (constraint, False)
-            assert await everything(writer.conn) == before
+            assert await count_rows(writer.conn) == before
 
 
-async def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
+async def test_refusal_because_of_a_locked_row_is_transient(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
         other = await asyncpg.connect(postgres.dsn)
@@ -189,7 +158,7 @@ async def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
         await other.close()
 
 
-async def test_reading_by_id(postgres: TestDatabase) -> None:
+async def test_event_is_found_by_its_id_in_its_own_room_only(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
         database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)

@@ -1,4 +1,4 @@
-"""Every statement that writes under a lease: its plan shows the fence below each of its writes."""
+"""Fenced statements: the plan of each one has the fence below all of its writes."""
 
 import importlib
 import json
@@ -40,13 +40,13 @@ async def _plan(conn: asyncpg.Connection, statement: FencedStatement[Any]) -> di
 async def test_each_write_has_the_fence_below_it(postgres_module: TestDatabase) -> None:
     assert len(ALL_STATEMENTS) > 3
     conn = await asyncpg.connect(postgres_module.dsn)
-    await conn.execute("SET plan_cache_mode = force_generic_plan")  # NULLs would be planned away
+    await conn.execute("SET plan_cache_mode = force_generic_plan")  # a custom plan leaves out parts with NULLs
     for statement in ALL_STATEMENTS.values():
         plan = await _plan(conn, statement)
         fences = [node for node in _nodes(plan) if node.get("Subplan Name") == "CTE fence"]
         assert [node["Node Type"] for node in fences] == ["LockRows"], statement.name
         writes = [node for node in _nodes(plan) if node["Node Type"] == "ModifyTable"]
-        # PostgreSQL leaves out what nobody asks for: then fewer writes are planned than written down.
+        # PostgreSQL leaves out parts whose rows are not used, so that the plan has fewer writes than the text.
         assert len(writes) == len(_WRITES.findall(statement.sql)), statement.name
         for write in writes:
             scans = [node for node in _nodes(write) if node.get("CTE Name") == "fence"]
@@ -54,7 +54,7 @@ async def test_each_write_has_the_fence_below_it(postgres_module: TestDatabase) 
     await conn.close()
 
 
-def test_a_part_without_the_fence_is_refused() -> None:
+def test_part_without_the_fence_is_refused() -> None:
     with pytest.raises(ValueError, match="without taking rows from the fence"):
         fenced_statement("unfenced", NoParameters, {"a": "DELETE FROM rooms WHERE room_nid = 1"})
     with pytest.raises(ValueError, match="declared twice"):

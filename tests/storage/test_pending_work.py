@@ -1,4 +1,4 @@
-"""What somebody has to bring to its end is taken by one process at a time, and comes back should that one die."""
+"""Claims of pending work: one process at a time, and again after a while if that process died."""
 
 import asyncio
 
@@ -18,14 +18,14 @@ _UPGRADE = """
                                ended, created_at)
     VALUES ($1, $1 || 'new', '12', '@a:b', '$c', '{}', now() - interval '1 minute', $2, now() - $3 * interval '1 hour')
 """
-#: All waits are over.
+#: Ends all waits.
 _LATER = (
     "UPDATE settings_to_copy SET look_at = now() - interval '1 hour'",
     "UPDATE room_upgrades SET look_at = now() - interval '1 hour'",
 )
 
 
-async def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None:
+async def test_work_is_claimed_once_and_again_after_its_wait(postgres: TestDatabase) -> None:
     database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=4)
     try:
         for old, ended, hours in (("!open:b", False, 1), ("!ended:b", True, 1), ("!old:b", False, 30)):
@@ -35,7 +35,7 @@ async def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None
         assert await claim_upgrades(database, 10) == []
         for statement in _LATER:
             await database.execute(statement)
-        assert await claim_upgrades(database, 10) == ["!open:b"], "what failed for a day is given up"
+        assert await claim_upgrades(database, 10) == ["!open:b"], "an upgrade that failed for a day is given up"
 
         await database.execute("INSERT INTO deactivations VALUES ('@a:b', true, now(), now())")
         [account] = await claim_deactivations(database, 10)
@@ -52,7 +52,7 @@ async def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
     database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
     try:
         await remember_settings(database, "@a:b", "!old:b", "!new:b")
-        assert not await claim_settings(database, 10), "not at once: the join is on its way"
+        assert not await claim_settings(database, 10), "claimed before the join can have arrived"
         for has_joined in (False, True):
             await database.execute(_LATER[0])
             [found] = await claim_settings(database, 10)

@@ -1,4 +1,4 @@
-"""Users' push rules and ignore lists in one row: written under the fence, read back as frames carry them."""
+"""Users' push rules and ignore lists, which are in one row: fenced writes, and reads as rows of the stream."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from shared.storage.push.rules import (
 )
 from shared.storage.streams.catch_up import PUSH_RULES, first_page
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import writing
+from tests.storage.one_writer import writing
 
 ODD = "@a\x00b\x1a0:x"
 _ME = "@me:x"
@@ -31,7 +31,7 @@ def _ignored(json: bytes | None, users: list[str], expected: int | None) -> SetI
     return SetIgnoredUsers(user_id=_ME, json=json, ignored=users, expected=expected)
 
 
-async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatabase) -> None:
+async def test_writes_of_rules_keep_ignored_users_and_vice_versa(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         rules, rooms = b'{"defaults":{}}', ["!a:x", "!b:x"]
         first = await writer.write(SET_PUSH_RULES, _push_rules(rules, 0, everywhere=True, rooms=rooms))
@@ -57,7 +57,7 @@ async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: Tes
         )
 
 
-async def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:
+async def test_ignore_list_is_written_only_if_its_position_is_the_expected_one(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         done = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", ["@b:x"], 0))
         refused = await writer.write(SET_IGNORED_USERS, _ignored(b"[]", ["@c:x"], done["position"] - 1))
@@ -83,7 +83,7 @@ async def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatab
         (None, ()),
     ],
 )
-async def test_the_migration_takes_over_lists_of_before(
+async def test_migration_copies_the_ignore_lists_of_account_data(
     postgres_module: TestDatabase, content: bytes | None, ignored: tuple[str, ...]
 ) -> None:
     [migration] = [each for each in migrations() if each.name == "push_rules"]
@@ -92,8 +92,11 @@ async def test_the_migration_takes_over_lists_of_before(
         for room_id, type_ in (("", "m.ignored_user_list"), ("!r:x", "m.ignored_user_list"), ("", "m.other")):
             await writer.conn.execute(
                 "INSERT INTO account_data VALUES ($1, $2, $3, $4, 7, nextval('stream_account_data'))",
-                _ME, room_id, type_, content,
-            )  # fmt: skip
+                _ME,
+                room_id,
+                type_,
+                content,
+            )
         await writer.conn.execute(migration.sql)
         record = await get_push_rules(writer.conn, _ME)
         assert (record.ignored, record.rules, record.writer) == (ignored, b"", 7 if ignored else 0)

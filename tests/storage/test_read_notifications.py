@@ -1,4 +1,4 @@
-"""Which events notified a user, read backwards, against a model that judges every event for every member."""
+"""A user's notifications, read backwards, against a model that evaluates every event for every member."""
 
 from random import Random
 
@@ -10,8 +10,8 @@ from tests.storage.test_read_unread import store
 from tests.unread_model import USERS, RoomModel
 
 
-def _judged(model: RoomModel, user: str) -> dict[int, tuple[int, int]]:
-    """Return what each event that is not redacted counted for a user, if anything."""
+def _expected(model: RoomModel, user: str) -> dict[int, tuple[int, int]]:
+    """Return ordinal -> counts, of events that notified the user and are not redacted."""
     found = {}
     for event in model.events:
         n, h = event.outcomes.get(model.group_at(user, event.ordinal)[1], (0, 0))
@@ -21,7 +21,7 @@ def _judged(model: RoomModel, user: str) -> dict[int, tuple[int, int]]:
     return found
 
 
-async def test_what_counted_is_read_backwards(postgres: TestDatabase) -> None:
+async def test_notifying_events_are_read_backwards(postgres: TestDatabase) -> None:
     random = Random(7)
     models = {number: RoomModel(random) for number in range(6)}
     for model in models.values():
@@ -39,9 +39,9 @@ async def test_what_counted_is_read_backwards(postgres: TestDatabase) -> None:
                 down_to = one.read_down_to if one is not None else 0
                 counted = {} if one is None else one.counted
                 redacted = {event.ordinal for event in model.events if event.redacted_at is not None}
-                told = {o: count for o, count in counted.items() if o > down_to and count[0] and o not in redacted}
-                judged = _judged(model, user)
-                assert told == {o: count for o, count in judged.items() if down_to < o < before[room]}
+                shown = {o: count for o, count in counted.items() if o > down_to and count[0] and o not in redacted}
+                expected = _expected(model, user)
+                assert shown == {o: count for o, count in expected.items() if down_to < o < before[room]}
                 assert limit < 1000 or down_to == 0
     for position in (1, 17, 39, 1000):
         places = await get_ordinals_from(conn, list(models), position)

@@ -1,4 +1,4 @@
-"""Unused snapshots go; one that is being named never does, and who names one that went is refused."""
+"""Reclaim of unused snapshots, while persisters store events that name them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from shared.storage.events.batch import EventBatch
 from shared.storage.events.commit import StatementRefused, commit_events
 from shared.storage.removal.unused_snapshots import SnapshotKey, reclaim_all_of_room, reclaim_snapshots
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import OneConnection, event, writing
+from tests.storage.one_writer import OneConnection, event, writing
 
 
 def _root(nid: int) -> Snapshot:
@@ -32,19 +32,20 @@ async def _left(conn: asyncpg.Connection) -> list[int]:
 
 
 async def _walks(writer: OneConnection, rows: int) -> int:
-    """Walk until a whole walk deletes nothing; return how many went."""
+    """Walk all snapshots until a walk deletes none. Return the number of deleted ones."""
     total, deleted = 0, 1
     while deleted:
-        deleted, place = 0, SnapshotKey(-1, -1)
-        while place is not None:
-            count, place = await reclaim_snapshots(writer.write, place, rows=rows)  # type: ignore[assignment]
+        deleted = 0
+        after: SnapshotKey | None = SnapshotKey(-1, -1)
+        while after is not None:
+            count, after = await reclaim_snapshots(writer.write, after, rows=rows)
             deleted += count
         total += deleted
     return total
 
 
 @pytest.mark.parametrize("rows", [1, 3, 500])
-async def test_unused_ones_go_from_the_leaves_on(postgres: TestDatabase, rows: int) -> None:
+async def test_unused_snapshots_are_deleted_from_the_leaves_up(postgres: TestDatabase, rows: int) -> None:
     async with writing(postgres.dsn) as writer:
         conn = writer.conn
         chain = [_root(100), *(_child(100 + n, 100 + n - 1, n) for n in range(1, 10))]
@@ -61,8 +62,8 @@ async def test_unused_ones_go_from_the_leaves_on(postgres: TestDatabase, rows: i
         assert await _left(conn) == []
 
 
-async def test_a_snapshot_that_is_being_named_stays(postgres: TestDatabase) -> None:
-    """A persister commits an event that shares a snapshot which nothing stored names."""
+async def test_snapshot_that_an_open_transaction_names_stays(postgres: TestDatabase) -> None:
+    """A persister commits an event whose snapshot no stored row names."""
     async with writing(postgres.dsn) as writer:
         await writer.conn.execute("SET lock_timeout = '200ms'")
         other = await asyncpg.connect(postgres.dsn)
@@ -71,13 +72,13 @@ async def test_a_snapshot_that_is_being_named_stays(postgres: TestDatabase) -> N
         async with other.transaction():
             await _store(persister, 2, 7)
             await _store(persister, 3, None, [_child(20, 8, 1)])
-            assert (await reclaim_snapshots(writer.write)).deleted == 1  # 9; 7 and 8 are locked
-        assert await _walks(writer, 500) == 2  # 20, whose event has the line, and then 8
+            assert (await reclaim_snapshots(writer.write)).deleted == 1  # 9: 7 and 8 are locked
+        assert await _walks(writer, 500) == 2  # 20, which no event names, and then 8
         assert await _left(writer.conn) == [7]
         await other.close()
 
 
-async def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> None:
+async def test_write_that_names_a_deleted_snapshot_is_refused(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         other = await asyncpg.connect(postgres.dsn)
         persister = OneConnection(other, writer.lease)
@@ -86,7 +87,7 @@ async def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> Non
             (2, 7, [], "events_state_nid_fkey"),
             (3, None, [_child(20, 7, 1)], "state_snapshots_parent_fkey"),
         ):
-            # The reclaimer's statement has deleted it and not ended yet: the persister waits for it.
+            # The reclaimer has deleted the snapshot and not committed yet: the persister waits.
             transaction = writer.conn.transaction()
             await transaction.start()
             assert (await reclaim_snapshots(writer.write)).deleted == 1
@@ -102,12 +103,12 @@ async def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> Non
         await other.close()
 
 
-async def test_named_between_the_look_and_the_deletion(postgres: TestDatabase) -> None:
-    """The reclaimer's statement is refused then; it goes on with smaller ones and leaves that snapshot out."""
+async def test_snapshot_that_is_named_during_the_deletion_stays(postgres: TestDatabase) -> None:
+    """The reclaimer's statement is refused. It continues with smaller ones, and leaves that snapshot out."""
     async with writing(postgres.dsn) as writer:
         conn = writer.conn
         await _store(writer, 1, None, [_root(n) for n in (5, 600, 7000, 8000)])
-        # Naming snapshot 600 at the worst moment: a trigger does it when the row is being deleted.
+        # A trigger names snapshot 600 while its row is being deleted.
         await conn.execute(
             """CREATE FUNCTION name_it() RETURNS trigger LANGUAGE plpgsql AS $$
                BEGIN IF OLD.nid = 600 THEN UPDATE events SET state_nid = 600 WHERE event_nid = 1; END IF;

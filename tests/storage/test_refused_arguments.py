@@ -1,4 +1,4 @@
-"""What asyncpg refuses to send, or PostgreSQL to wait for, is no broken connection."""
+"""Statements that asyncpg or PostgreSQL refuses: the connection and the lease stay."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from shared.storage.rooms.memberships import FORGET_ROOM, ForgetRoom
 from tests.fix_servers import TestDatabase
 
 
-async def test_an_argument_that_cannot_be_encoded(postgres: TestDatabase) -> None:
+async def test_argument_out_of_range_costs_neither_connection_nor_lease(postgres: TestDatabase) -> None:
     connect = connector(postgres.dsn, pgbouncer=False)
     database = Database(connect, max_connections=1)
     with pytest.raises(asyncpg.DataError):
@@ -33,7 +33,7 @@ async def test_an_argument_that_cannot_be_encoded(postgres: TestDatabase) -> Non
     await database.close()
 
 
-async def test_a_time_limit_passes(postgres: TestDatabase) -> None:
+async def test_statement_timeout_raises_unavailable_and_keeps_the_connection(postgres: TestDatabase) -> None:
     settings: Any = (("statement_timeout", "20ms"),)
     database = Database(connector(postgres.dsn, pgbouncer=False, settings=settings), max_connections=1)
     with pytest.raises(Unavailable) as caught:

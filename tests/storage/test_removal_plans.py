@@ -1,4 +1,4 @@
-"""Each statement of a removal touches its own room's rows only: its plan reads no table from end to end."""
+"""The plans of the statements of removal: none scans a whole table."""
 
 import json
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-async def test_no_statement_reads_a_whole_table(postgres: TestDatabase, mode: str) -> None:
+async def test_no_removal_statement_scans_a_whole_table(postgres: TestDatabase, mode: str) -> None:
     named = {name for name in ALL_STATEMENTS if name.startswith(("purge_", "delete_room_", "reclaim_"))}
     assert named == set(_ARGUMENTS)
     conn = await asyncpg.connect(postgres.dsn, statement_cache_size=0)

@@ -1,4 +1,4 @@
-"""U+0000, which PostgreSQL's text cannot hold, goes in and comes out through every kind of text value."""
+"""The codec for text: U+0000, which PostgreSQL cannot store, round-trips in every kind of text value."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,10 +1,10 @@
 """A message bus in memory. It keeps what was published, and can hold messages back or lose them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from replication.bus import wire
-from replication.streams import EVENTS
-from shared.core.rows import EventRow
+from replication.streams import EVENTS, Stream
 
 
 class MemoryBus:
@@ -47,10 +47,10 @@ class MemoryBus:
     async def close(self) -> None:
         """Nothing is open."""
 
-    def rows(self) -> list[EventRow]:
-        """Return every event that was announced."""
-        decoder = wire.row_decoder(EventRow)
-        frames = [wire.decode_frame(message) for channel, message in self.published if channel == EVENTS.channel]
+    def rows(self, stream: Stream = EVENTS) -> list[Any]:
+        """Return every row that was announced on the stream."""
+        decoder = wire.row_decoder(stream.row)
+        frames = [wire.decode_frame(message) for channel, message in self.published if channel == stream.channel]
         return [decoder.decode(row) for frame in frames for row in frame.rows]
 
     def _deliver(self, channel: str, message: bytes) -> None:

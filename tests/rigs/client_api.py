@@ -64,6 +64,22 @@ class ClientApi(MemoryWorker):
         assert answer.status == 200, answer.body
         return User(self, answer.json["user_id"], answer.json["access_token"], answer.json["device_id"])
 
+    async def register_guest(self) -> "User":
+        answer = await self.call("POST", "/register", {}, query="kind=guest")
+        assert answer.status == 200, answer.body
+        return User(self, answer.json["user_id"], answer.json["access_token"], answer.json["device_id"])
+
+    async def log_in(self, name: str, device_id: str | None = None, password: str = "correct horse") -> "User":
+        body = password_login(name, password) | ({} if device_id is None else {"device_id": device_id})
+        answer = await self.call("POST", "/login", body)
+        assert answer.status == 200, answer.body
+        return User(self, answer.json["user_id"], answer.json["access_token"], answer.json["device_id"])
+
+
+def password_login(user: str, password: str = "correct horse") -> dict[str, Any]:
+    """Return the body of a log-in, which also authenticates a request (UIA). user: a user id or its local part."""
+    return {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": password}
+
 
 @dataclass(slots=True)
 class User:

@@ -1,10 +1,8 @@
-"""Keys as clients upload them. The server looks at their shape only: nothing here is real cryptography."""
+"""Keys as clients upload them. The server checks only their shape, so nothing here is real cryptography."""
 
 from typing import Any
 
-from replication.bus import wire
-from replication.streams import STREAMS
-from tests.rigs.client_api import ClientApi, User
+from tests.rigs.client_api import User
 from tests.rigs.requests import Answer
 
 ALGORITHM = "signed_curve25519"
@@ -37,17 +35,10 @@ async def upload_identity(user: User) -> None:
     assert answer.status == 200, answer.body
 
 
-async def claim(by: User, whose: User, algorithm: str = ALGORITHM) -> str | None:
-    """Return the key id that was claimed."""
-    wanted = {whose.user_id: {whose.device_id: algorithm}}
+async def claim(by: User, owner: User, algorithm: str = ALGORITHM) -> str | None:
+    """Return the id of the claimed key. None: none was left."""
+    wanted = {owner.user_id: {owner.device_id: algorithm}}
     answer = await by.call("POST", "/keys/claim", {"one_time_keys": wanted})
     assert answer.status == 200, answer.body
-    device = answer.json["one_time_keys"].get(whose.user_id, {}).get(whose.device_id)
+    device = answer.json["one_time_keys"].get(owner.user_id, {}).get(owner.device_id)
     return None if device is None else str(next(iter(device)).partition(":")[2])
-
-
-def announced(worker: ClientApi, stream: str) -> list[Any]:
-    """Return the rows that the worker put on a stream."""
-    decoder = wire.row_decoder(STREAMS[stream].row)
-    frames = [wire.decode_frame(m) for channel, m in worker.bus.published if channel.startswith(stream)]
-    return [decoder.decode(row) for frame in frames for row in frame.rows]

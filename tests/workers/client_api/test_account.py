@@ -1,22 +1,19 @@
-"""Passwords and devices: what asks for user-interactive authentication."""
+"""Passwords, devices and guests: requests with user-interactive authentication (UIA)."""
 
 import bcrypt
 
 from tests.fix_servers import TestDatabase
-from tests.rigs.client_api import User, client_api
+from tests.rigs.client_api import User, client_api, password_login
 
 
 def _auth(user: User, password: str = "correct horse", session: str | None = None) -> dict[str, object]:
-    identifier = {"type": "m.id.user", "user": user.user_id}
-    auth: dict[str, object] = {"type": "m.login.password", "identifier": identifier, "password": password}
-    return auth | ({"session": session} if session is not None else {})
+    return password_login(user.user_id, password) | ({} if session is None else {"session": session})
 
 
-async def test_password_change(postgres: TestDatabase) -> None:
+async def test_password_change_needs_the_users_own_password_and_ends_other_sessions(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
-        login = {"type": "m.login.password", "user": "alice", "password": "correct horse"}
-        other = (await worker.call("POST", "/login", login)).json["access_token"]
+        other = await worker.log_in("alice")
         body: dict[str, object] = {"new_password": "battery staple"}
         begun = await alice.call("POST", "/account/password", body)
         assert begun.status == 401
@@ -24,28 +21,23 @@ async def test_password_change(postgres: TestDatabase) -> None:
         session = begun.json["session"]
         wrong = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, "no", session)})
         assert (wrong.status, wrong.errcode, wrong.json["session"]) == (401, "M_FORBIDDEN", session)
-        for path, asked in (("/account/password", body), ("/delete_devices", {"devices": [alice.device_id]})):
-            own = (await alice.call("POST", path, asked)).json["session"]
-            others = await alice.call("POST", path, {**asked, "auth": _auth(bob, session=own)})
-            assert (others.status, others.errcode) == (403, "M_FORBIDDEN"), "the password of another user"
+        for path, content in (("/account/password", body), ("/delete_devices", {"devices": [alice.device_id]})):
+            own = (await alice.call("POST", path, content)).json["session"]
+            others = await alice.call("POST", path, {**content, "auth": _auth(bob, session=own)})
+            assert (others.status, others.errcode) == (403, "M_FORBIDDEN"), "another user's password"
         stolen = await bob.call("POST", "/account/password", body | {"auth": _auth(bob, session=session)})
-        assert (stolen.status, stolen.errcode) == (403, "M_FORBIDDEN"), "the session of another user"
+        assert (stolen.status, stolen.errcode) == (403, "M_FORBIDDEN"), "another user's session"
         unknown = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, session="none")})
         assert (unknown.status, unknown.errcode) == (401, "M_UNKNOWN")
         done = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, session=session)})
         assert done.json == {}
         assert (await alice.call("GET", "/account/whoami")).status == 200
-        assert (await worker.call("GET", "/account/whoami", token=other)).status == 401
-        assert (await worker.call("POST", "/login", login)).errcode == "M_FORBIDDEN"
-        login["password"] = "battery staple"
-        third = (await worker.call("POST", "/login", login)).json["access_token"]
-        keep = {
-            "new_password": "horse battery",
-            "logout_devices": False,
-            "auth": _auth(alice, "battery staple"),
-        }
+        assert (await other.call("GET", "/account/whoami")).status == 401
+        assert (await worker.call("POST", "/login", password_login("alice"))).errcode == "M_FORBIDDEN"
+        third = await worker.log_in("alice", password="battery staple")
+        keep = {"new_password": "horse battery", "logout_devices": False, "auth": _auth(alice, "battery staple")}
         assert (await alice.call("POST", "/account/password", keep)).status == 200
-        assert (await worker.call("GET", "/account/whoami", token=third)).status == 200
+        assert (await third.call("GET", "/account/whoami")).status == 200
 
         weak = await alice.call("POST", "/account/password", {"new_password": "short"})
         assert weak.errcode == "M_WEAK_PASSWORD"
@@ -55,7 +47,7 @@ async def test_password_change(postgres: TestDatabase) -> None:
         assert (await worker.call("POST", "/account/password", body)).errcode == "M_MISSING_TOKEN"
 
 
-async def test_the_authenticated_request_is_the_one_that_is_carried_out(postgres: TestDatabase) -> None:
+async def test_uia_session_serves_only_the_request_that_began_it(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         begun = await alice.call("POST", "/delete_devices", {"devices": ["OTHER"]})
@@ -66,20 +58,13 @@ async def test_the_authenticated_request_is_the_one_that_is_carried_out(postgres
         elsewhere = {"auth": _auth(alice, session=session)}
         other = await alice.call("DELETE", f"/devices/{alice.device_id}", elsewhere)
         assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
-        # The rest of the request may be left out: it is kept with the session.
         assert (await alice.call("POST", "/delete_devices", {"devices": ["OTHER"], **elsewhere})).json == {}
 
 
-async def test_devices(postgres: TestDatabase) -> None:
+async def test_devices_are_listed_renamed_and_deleted(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice", device_id="A", initial_device_display_name="nul \x00")
-        login = {
-            "type": "m.login.password",
-            "user": "alice",
-            "password": "correct horse",
-            "device_id": "B",
-        }
-        token = (await worker.call("POST", "/login", login)).json["access_token"]
+        laptop = await worker.log_in("alice", "B")
         await worker.foundation.authenticator.store_last_seen()
         await alice.call("GET", "/account/whoami")
         await worker.foundation.authenticator.store_last_seen()
@@ -106,28 +91,25 @@ async def test_devices(postgres: TestDatabase) -> None:
         assert begun.status == 401
         auth = _auth(alice, session=begun.json["session"])
         assert (await alice.call("DELETE", "/devices/B", {"auth": auth})).json == {}
-        assert (await worker.call("GET", "/account/whoami", token=token)).status == 401
+        assert (await laptop.call("GET", "/account/whoami")).status == 401
         assert (await alice.call("GET", "/devices/B")).status == 404
 
 
-async def test_imported_bcrypt_password(postgres: TestDatabase) -> None:
+async def test_imported_bcrypt_password_is_rehashed_at_login(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         await worker.register("old")
         imported = bcrypt.hashpw("pässwörd of old".encode(), bcrypt.gensalt(4)).decode()
         await worker.sql("UPDATE users SET password_hash = $1", imported)
-        login = {"type": "m.login.password", "user": "old", "password": "wrong"}
-        assert (await worker.call("POST", "/login", login)).status == 403
-        login["password"] = "pässwörd of old"
-        assert (await worker.call("POST", "/login", login)).status == 200
+        assert (await worker.call("POST", "/login", password_login("old", "wrong"))).status == 403
+        await worker.log_in("old", password="pässwörd of old")
         stored = (await worker.sql("SELECT password_hash FROM users"))[0]["password_hash"]
         assert stored.startswith("$argon2id$")
-        assert (await worker.call("POST", "/login", login)).status == 200
+        await worker.log_in("old", password="pässwörd of old")
 
 
-async def test_guests(postgres: TestDatabase) -> None:
+async def test_guests_may_set_their_name_but_not_change_their_account(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
-        made = (await worker.call("POST", "/register", {}, query="kind=guest")).json
-        guest = User(worker, made["user_id"], made["access_token"], made["device_id"])
+        guest = await worker.register_guest()
         for method, path, body in (
             ("POST", "/account/password", {}),
             ("PUT", f"/profile/{guest.quoted}/avatar_url", {"avatar_url": "mxc://a/b"}),
@@ -145,11 +127,7 @@ async def test_guests(postgres: TestDatabase) -> None:
 
 async def test_guest_becomes_user_with_their_token_and_keeps_the_user_id(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
-        guests = []
-        for _ in range(2):
-            made = (await worker.call("POST", "/register", {}, query="kind=guest")).json
-            guests.append(User(worker, made["user_id"], made["access_token"], made["device_id"]))
-        guest, other = guests
+        guest, other = [await worker.register_guest() for _ in range(2)]
         name = guest.user_id[1:].partition(":")[0]
         body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
         user = await worker.register("user")
@@ -157,24 +135,23 @@ async def test_guest_becomes_user_with_their_token_and_keeps_the_user_id(postgre
             refused = await worker.call("POST", "/register", {**body, "guest_access_token": token})
             assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN"), token
         assert (await worker.call("POST", "/register", body)).errcode == "M_USER_IN_USE"
-        # The first request names everything, the second one only the session.
+        # The first request holds everything, the second one names only the session.
         begun = await worker.call("POST", "/register", {**body, "guest_access_token": guest.token, "auth": None})
         assert begun.status == 401
         assert guest.token.encode() not in (await worker.sql("SELECT request FROM uia_sessions"))[-1]["request"]
         auth = {"type": "m.login.dummy", "session": begun.json["session"]}
-        made = await worker.call("POST", "/register", {"auth": auth})
-        assert made.json["user_id"] == guest.user_id
-        for token in (made.json["access_token"], guest.token):
-            who = (await worker.call("GET", "/account/whoami", token=token)).json
-            assert (who["user_id"], who["is_guest"]) == (guest.user_id, False)
-        login = {"type": "m.login.password", "user": name, "password": "correct horse"}
-        assert (await worker.call("POST", "/login", login)).status == 200
+        registered = await worker.call("POST", "/register", {"auth": auth})
+        assert registered.json["user_id"] == guest.user_id
+        for token in (registered.json["access_token"], guest.token):
+            whoami = (await worker.call("GET", "/account/whoami", token=token)).json
+            assert (whoami["user_id"], whoami["is_guest"]) == (guest.user_id, False)
+        await worker.log_in(name)
         assert (await worker.call("GET", f"/profile/{guest.quoted}")).json == {"displayname": name}
         again = await worker.call("POST", "/register", {**body, "guest_access_token": guest.token})
         assert (again.status, again.errcode) == (403, "M_FORBIDDEN"), "a user's token"
 
 
-async def test_what_is_not_served_yet_is_empty(postgres: TestDatabase) -> None:
+async def test_threepids_and_key_backups_are_empty(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         assert (await alice.call("GET", "/account/3pid")).json == {"threepids": []}

@@ -2,21 +2,14 @@
 
 import asyncio
 
-from replication.bus import wire
-from shared.core.rows import AccountDataRow
+from replication.streams import ACCOUNT_DATA
 from tests.fix_servers import TestDatabase
-from tests.rigs.client_api import ClientApi, client_api
+from tests.rigs.client_api import client_api
 
 _ROOM = "!room:example.org"
 
 
-def _announced(worker: ClientApi) -> list[AccountDataRow]:
-    decoder = wire.row_decoder(AccountDataRow)
-    frames = [wire.decode_frame(m) for channel, m in worker.bus.published if channel == "account_data"]
-    return [decoder.decode(row) for frame in frames for row in frame.rows]
-
-
-async def test_account_data(postgres: TestDatabase) -> None:
+async def test_account_data_is_stored_by_type_and_room(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         for base in (
@@ -40,7 +33,7 @@ async def test_account_data(postgres: TestDatabase) -> None:
         assert rules.json["global"]["override"][0]["rule_id"] == ".m.rule.master"
         bad_room = await alice.call("PUT", f"/user/{alice.quoted}/rooms/nonsense/account_data/x", {})
         assert bad_room.errcode == "M_INVALID_PARAM"
-        rows = _announced(worker)
+        rows = worker.bus.rows(ACCOUNT_DATA)
         assert len(rows) == 6
         assert rows == sorted(rows, key=lambda row: row.position)
         assert rows[0].type == "org.example.a\x00"
@@ -48,19 +41,18 @@ async def test_account_data(postgres: TestDatabase) -> None:
         assert [row["position"] for row in stored] == [rows[2].position, rows[5].position]
 
 
-async def test_tags(postgres: TestDatabase) -> None:
+async def test_concurrent_tags_are_all_kept(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         base = f"/user/{alice.quoted}/rooms/{_ROOM}/tags"
         assert (await alice.call("GET", base)).json == {"tags": {}}
-        # All at once: none is lost.
         names = [f"u.tag{n}" for n in range(4)]
         await asyncio.gather(*(alice.call("PUT", f"{base}/{name}", {"order": 0.5}) for name in names))
         assert set((await alice.call("GET", base)).json["tags"]) == set(names)
         assert (await alice.call("DELETE", f"{base}/{names[0]}")).json == {}
-        before = len(_announced(worker))
+        before = len(worker.bus.rows(ACCOUNT_DATA))
         assert (await alice.call("DELETE", f"{base}/{names[0]}")).json == {}
-        assert len(_announced(worker)) == before  # nothing changed, nothing is told
+        assert len(worker.bus.rows(ACCOUNT_DATA)) == before, "nothing changed"
         assert set((await alice.call("GET", base)).json["tags"]) == set(names[1:])
         shown = await alice.call("GET", f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.tag")
         assert shown.json["tags"]["u.tag1"] == {"order": 0.5}
@@ -71,12 +63,12 @@ async def test_tags(postgres: TestDatabase) -> None:
         assert (await alice.call("PUT", f"{base}/u.%00%1a", {})).status == 200
         assert "u.\x00\x1a" in (await alice.call("GET", base)).json["tags"]
         assert (await bob.call("PUT", f"{base}/x", {})).errcode == "M_FORBIDDEN"
-        # What a client wrote by the account data endpoint does no harm.
+        # The account data endpoint accepts tags of any shape.
         await alice.call("PUT", f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.tag", {"tags": 7})
         assert (await alice.call("GET", base)).json == {"tags": {}}
 
 
-async def test_filters(postgres: TestDatabase) -> None:
+async def test_equal_filters_share_one_id(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         base = f"/user/{alice.quoted}/filter"

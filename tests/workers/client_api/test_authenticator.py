@@ -1,4 +1,4 @@
-"""The cache of access tokens: bounded, loaded once, never older than a log-out that it was told of."""
+"""The cache of access tokens: bounded, loaded once, never older than a log-out that this process has seen."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,16 +15,20 @@ from tests.rigs.clock import MockClock
 
 
 class _Database:
-    """Answers the look-up of any token with a session, once `go` is set; counts."""
+    """Answers the look-up of any token with a session, and counts look-ups.
+
+    go: answers wait until it is set.
+    ended: True if there is no session any more.
+    """
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.go.set()
-        self.asked = 0
+        self.lookups = 0
         self.ended = False
 
     async def fetchrow(self, sql: str, *args: Any) -> dict[str, Any] | None:
-        self.asked += 1
+        self.lookups += 1
         ended = self.ended
         await self.go.wait()
         if ended:
@@ -50,7 +54,7 @@ _REQUEST: Any = _Request()
 
 
 async def _nothing_new() -> None:
-    """Postgres has no log-outs that we do not know of."""
+    """PostgreSQL has no log-outs that the authenticator has not seen."""
 
 
 def _make(
@@ -60,16 +64,16 @@ def _make(
     return TokenAuthenticator(anything, clock or MockClock(), budget_bytes, read_changes)
 
 
-async def test_many_at_once_load_once() -> None:
+async def test_concurrent_requests_share_one_lookup() -> None:
     database = _Database()
     authenticator = _make(database)
     await asyncio.gather(*(authenticator.authenticate("t", _REQUEST) for _ in range(50)))
     await authenticator.authenticate("t", _REQUEST)
-    assert database.asked == 1
+    assert database.lookups == 1
 
 
-async def test_a_log_out_during_the_load_is_not_overlooked() -> None:
-    """The look-up saw the token, then it was ended: what was read must not stay in the cache."""
+async def test_logout_during_a_lookup_ends_the_token() -> None:
+    """A look-up that read the token before the log-out must not fill the cache after it."""
     for row in (
         SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"),
         SessionRow(position=0, writer=0, user_id="@a:b", device_id=None),
@@ -88,7 +92,7 @@ async def test_a_log_out_during_the_load_is_not_overlooked() -> None:
             await authenticator.authenticate("t", _REQUEST)
 
 
-async def test_other_devices_stay_cached() -> None:
+async def test_logout_evicts_only_its_own_device() -> None:
     database = _Database()
     authenticator = _make(database)
     await authenticator.authenticate("t", _REQUEST)
@@ -99,34 +103,34 @@ async def test_other_devices_stay_cached() -> None:
         ]
     )
     await authenticator.authenticate("t", _REQUEST)
-    assert database.asked == 1
+    assert database.lookups == 1
     authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id="D")])
     await authenticator.authenticate("t", _REQUEST)
-    assert database.asked == 2
+    assert database.lookups == 2
 
 
-async def test_the_budget_is_honoured() -> None:
+async def test_cache_stays_within_its_budget() -> None:
     database = _Database()
     authenticator = _make(database, budget_bytes=10_000)
 
-    async def remembered() -> int:
-        """Count the latest tokens that cost no query, newest first."""
+    async def cached() -> int:
+        """Count the latest tokens that need no look-up, newest first."""
         for count, number in enumerate(reversed(range(100))):
-            asked = database.asked
+            lookups = database.lookups
             await authenticator.authenticate(f"t{number}", _REQUEST)
-            if database.asked > asked:
+            if database.lookups > lookups:
                 return count
         return 100
 
     for number in range(100):
         await authenticator.authenticate(f"t{number}", _REQUEST)
-    assert 5 <= await remembered() <= 12
+    assert 5 <= await cached() <= 12
     authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id=None)])
-    assert await remembered() == 0
+    assert await cached() == 0
 
 
 class _Log:
-    """The stream `sessions` as Postgres has it. broken: it cannot be read."""
+    """The stream `sessions` in PostgreSQL. broken: True if it cannot be read."""
 
     def __init__(self) -> None:
         self.rows: list[SessionRow] = []
@@ -155,8 +159,8 @@ async def _watched(
     watch.cancel()
 
 
-async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing comes over the bus (note B14). In the usual case no request asks Postgres."""
+async def test_ended_token_is_refused_within_a_second_without_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes over the bus. Requests in the usual case do not query PostgreSQL."""
     async with _watched(monkeypatch) as (authenticator, database, clock, log):
         await authenticator.authenticate("t", _REQUEST)
         for _ in range(10):
@@ -164,13 +168,13 @@ async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pyt
             clock.advance(0.4)
             await asyncio.sleep(0.02)
             await authenticator.authenticate("t", _REQUEST)
-        assert database.asked == 1
+        assert database.lookups == 1
         database.ended = True
         log.rows.append(SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"))
         await asyncio.sleep(0.05)
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
-        # Nobody comes any more: nothing is read.
+        # Without requests the stream is not read.
         clock.advance(10)
         await asyncio.sleep(0.03)
         reads = log.reads
@@ -178,7 +182,7 @@ async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pyt
         assert log.reads == reads
 
 
-async def test_who_cannot_read_the_log_outs_trusts_his_memory_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cache_is_not_trusted_while_logouts_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async with _watched(monkeypatch) as (authenticator, database, clock, log):
         await authenticator.authenticate("t", _REQUEST)
         await asyncio.sleep(0.05)
@@ -186,17 +190,17 @@ async def test_who_cannot_read_the_log_outs_trusts_his_memory_no_longer(monkeypa
         await asyncio.sleep(0.03)
         clock.advance(0.5)
         await authenticator.authenticate("t", _REQUEST)
-        assert database.asked == 1
+        assert database.lookups == 1
         clock.advance(0.4)
         await authenticator.authenticate("t", _REQUEST)
-        assert database.asked == 2
+        assert database.lookups == 2
         clock.advance(0.9)
         database.ended = True
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
 
 
-async def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
+async def test_request_does_not_share_a_lookup_from_before_a_logout() -> None:
     database = _Database()
     database.go.clear()
     authenticator = _make(database)
@@ -215,8 +219,8 @@ async def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
     assert not authenticator._running
 
 
-async def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log-out of the same device or of all; others go on; who comes to his answer too late gets none."""
+async def test_long_poll_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-outs of other devices leave it alone. An answer that comes after the log-out is not sent."""
     async with _watched(monkeypatch) as (authenticator, database, clock, log):
         requester = await authenticator.authenticate("t", _REQUEST)
         go = asyncio.Event()
@@ -231,8 +235,9 @@ async def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -
         log.rows += [
             SessionRow(position=0, writer=0, user_id="@a:b", device_id="OTHER"),
             SessionRow(position=0, writer=0, user_id="@x:y", device_id=None),
+            # all sessions except this one, as after a password change
             SessionRow(position=0, writer=0, user_id="@a:b", device_id=None),
-        ]  # the last leaves this one
+        ]
         await asyncio.sleep(0.05)
         assert not held.done()
         log.rows.append(SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"))
@@ -240,18 +245,18 @@ async def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             async with asyncio.timeout(1):
                 await held
-        # Out of touch: the body ends by itself, its answer is not given.
+        # While log-outs cannot be read, an answer that is ready is not sent.
         log.broken = True
         go.set()
         clock.advance(1)
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await wait()
-        # And who goes away is just cancelled.
+        # A client that disconnects cancels the request.
         database.ended = False
         go.clear()
-        gone = asyncio.ensure_future(wait())
+        cancelled = asyncio.ensure_future(wait())
         await asyncio.sleep(0.02)
-        gone.cancel()
+        cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await gone
+            await cancelled
         assert authenticator._held == {}

@@ -1,55 +1,48 @@
-"""POST /account/deactivate, and what the jobs ask of the owner of a user."""
+"""POST /account/deactivate, and the internal calls that finish closing an account and upgrading a room."""
 
 from typing import Any
 
 import orjson
 
 from tests.fix_servers import TestDatabase
-from tests.rigs.client_api import ClientApi, User, client_api
+from tests.rigs.client_api import ClientApi, client_api, password_login
 from tests.rigs.requests import SECRET, Answer
 from tests.spec_answers import check_answer
-
-PASSWORD = "correct horse"
-
-
-def proof(user: User) -> dict[str, Any]:
-    return {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user.user_id}, "password": PASSWORD}
 
 
 async def internal(worker: ClientApi, path: str, body: Any) -> Answer:
     return await worker.call("PUT", path, body, token=SECRET)
 
 
-async def test_deactivation(postgres: TestDatabase) -> None:
+async def test_deactivation_ends_all_sessions_and_keeps_the_user_name_taken(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
-        body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}}
-        second = (await worker.call("POST", "/login", {**body, "password": PASSWORD})).json["access_token"]
+        second = await worker.log_in("alice")
         await alice.call("PUT", f"/profile/{alice.quoted}/displayname", {"displayname": "Alice"})
         await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
 
         path = "/account/deactivate"
         first = await alice.call("POST", path, {})
         assert (first.status, first.json["flows"]) == (401, [{"stages": ["m.login.password"]}])
-        wrong = await alice.call("POST", path, {"auth": {**proof(alice), "password": "wrong horse"}})
+        wrong = await alice.call("POST", path, {"auth": password_login("alice", "wrong horse")})
         assert (wrong.status, wrong.errcode) == (401, "M_FORBIDDEN")
-        others = await alice.call("POST", path, {"auth": proof(bob)})
+        others = await alice.call("POST", path, {"auth": password_login("bob")})
         assert (others.status, others.errcode) == (403, "M_FORBIDDEN")
-        assert (await alice.call("POST", path, {"erase": 3, "auth": proof(alice)})).errcode == "M_BAD_JSON"
+        assert (await alice.call("POST", path, {"erase": 3, "auth": password_login("alice")})).errcode == "M_BAD_JSON"
         assert (await alice.call("GET", "/account/whoami")).status == 200
 
-        answer = await alice.call("POST", path, {"auth": proof(alice), "id_server": "id.example.org"})
+        answer = await alice.call("POST", path, {"auth": password_login("alice"), "id_server": "id.example.org"})
         assert answer.status == 200, answer.body
         check_answer("account_deactivation.yaml", "/account/deactivate", "post", answer.json)
         assert answer.json == {"id_server_unbind_result": "success"}
-        for token in (alice.token, second):
-            ended = await worker.call("GET", "/account/whoami", token=token)
+        for device in (alice, second):
+            ended = await device.call("GET", "/account/whoami")
             assert (ended.status, ended.errcode) == (401, "M_UNKNOWN_TOKEN")
-        login = await worker.call("POST", "/login", {**body, "password": PASSWORD})
+        login = await worker.call("POST", "/login", password_login("alice"))
         assert (login.status, login.errcode) == (403, "M_USER_DEACTIVATED")
         assert (await bob.call("GET", f"/profile/{alice.quoted}")).status == 404
-        again = await worker.call("POST", "/register", {"username": "alice", "auth": {"type": "m.login.dummy"},
-                                                        "password": PASSWORD})  # fmt: skip
+        name_again = {"username": "alice", "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+        again = await worker.call("POST", "/register", name_again)
         assert again.errcode == "M_USER_IN_USE"
         assert not await worker.sql("SELECT 1 FROM devices WHERE user_id = $1", alice.user_id)
         assert not await worker.sql("SELECT 1 FROM erased_users")
@@ -61,7 +54,7 @@ async def test_deactivation(postgres: TestDatabase) -> None:
         assert (await bob.call("GET", "/account/whoami")).status == 200
 
 
-async def test_erasure(postgres: TestDatabase) -> None:
+async def test_erasure_deletes_the_users_data(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
@@ -69,7 +62,7 @@ async def test_erasure(postgres: TestDatabase) -> None:
         await alice.call("PUT", "/pushrules/global/sender/@bob:example.org", {"actions": []})
         assert await worker.sql("SELECT 1 FROM push_rules")
         before_ms = worker.clock.now_ms()
-        answer = await alice.call("POST", "/account/deactivate", {"auth": proof(alice), "erase": True})
+        answer = await alice.call("POST", "/account/deactivate", {"auth": password_login("alice"), "erase": True})
         assert answer.status == 200, answer.body
         [row] = await worker.sql("SELECT user_id, erased_ms FROM erased_users")
         assert row["user_id"] == alice.user_id and before_ms <= row["erased_ms"] <= worker.clock.now_ms()
@@ -81,29 +74,28 @@ async def test_erasure(postgres: TestDatabase) -> None:
             assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
 
 
-async def test_without_a_token(postgres: TestDatabase) -> None:
+async def test_deactivation_without_a_token_needs_user_and_password(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         path = "/account/deactivate"
         first = await worker.call("POST", path, {"erase": True})
         assert first.status == 401
         session = first.json["session"]
-        nameless = {"type": "m.login.password", "password": PASSWORD, "session": session}
+        nameless = {"type": "m.login.password", "password": "correct horse", "session": session}
         assert (await worker.call("POST", path, {"auth": nameless})).errcode == "M_MISSING_PARAM"
-        # Somebody else's session is no good to who has a token.
+        # A session without a user cannot be used with a token.
         stolen = await bob.call("POST", path, {"auth": {"session": session}})
         assert (stolen.status, stolen.errcode) == (403, "M_FORBIDDEN")
-        answer = await worker.call("POST", path, {"auth": {**proof(alice), "session": session}})
+        answer = await worker.call("POST", path, {"auth": {**password_login("alice"), "session": session}})
         assert answer.status == 200, answer.body
         assert (await alice.call("GET", "/account/whoami")).status == 401
         assert (await bob.call("GET", "/account/whoami")).status == 200
         assert [row["user_id"] for row in await worker.sql("SELECT user_id FROM erased_users")] == [alice.user_id]
-        guest = (await worker.call("POST", "/register", query="kind=guest", body={})).json["access_token"]
-        refused = await worker.call("POST", path, {}, token=guest)
+        refused = await (await worker.register_guest()).call("POST", path, {})
         assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
 
 
-async def test_settings_follow_into_the_new_room(postgres: TestDatabase) -> None:
+async def test_room_settings_are_copied_to_the_successor_once(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         old, new, other = "!old:example.org", "!new:example.org", "!other:example.org"
@@ -121,7 +113,7 @@ async def test_settings_follow_into_the_new_room(postgres: TestDatabase) -> None
 
         body = {"old_room_id": old, "new_room_id": new}
         assert (await internal(worker, path, body)).status == 200
-        assert (await copied())[0] == {}, "the old room says nothing of a successor"
+        assert (await copied())[0] == {}, "the old room has no successor"
         await worker.sql(
             "INSERT INTO room_upgrades VALUES ($1, $2, '12', '@a:b', '$c', '{}', true, now(), now(), 0)", old, new
         )
@@ -131,13 +123,13 @@ async def test_settings_follow_into_the_new_room(postgres: TestDatabase) -> None
             assert tags == {"m.favourite": {"order": 0.5}}
             assert direct == {"@bob:b": [old, other, new], "@c:c": [other], "x": 1}
             assert rules == 200
-        # What was set since stays.
+        # A later change by the user stays.
         await alice.call("DELETE", f"{user}/rooms/{new}/tags/m.favourite")
         assert (await internal(worker, path, body)).status == 200
         assert (await copied())[0] == {}
 
 
-async def test_a_tombstone_of_another_server_says_which_room_follows(postgres: TestDatabase) -> None:
+async def test_tombstone_from_another_server_names_the_successor(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         pdu = {"type": "m.room.tombstone", "content": {"replacement_room": "!new:b"}}

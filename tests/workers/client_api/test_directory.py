@@ -7,7 +7,7 @@ from tests.workers.client_api.rooms import put_room
 _ROOM = "!room:example.org"
 
 
-async def test_aliases(postgres: TestDatabase) -> None:
+async def test_aliases_are_created_resolved_listed_and_deleted(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
         members = {alice.user_id: "join", bob.user_id: "join", "@x:other.org:8448": "join"}
@@ -27,11 +27,11 @@ async def test_aliases(postgres: TestDatabase) -> None:
         assert (await eve.call("GET", "/rooms/!no:example.org/aliases")).errcode == "M_FORBIDDEN"
 
         assert (await eve.call("DELETE", path)).errcode == "M_FORBIDDEN"
-        assert (await bob.call("DELETE", path)).json == {}  # may set the canonical alias
+        assert (await bob.call("DELETE", path)).json == {}  # Bob may set the canonical alias
         assert (await bob.call("DELETE", path)).errcode == "M_NOT_FOUND"
         await bob.call("PUT", path, {"room_id": _ROOM})
         assert (await alice.call("DELETE", path)).errcode == "M_FORBIDDEN"
-        assert (await bob.call("DELETE", path)).status == 200  # made it
+        assert (await bob.call("DELETE", path)).status == 200  # Bob created it
 
         for target, body, status, errcode in (
             ("nonsense", {"room_id": _ROOM}, 400, "M_INVALID_PARAM"),
@@ -61,7 +61,7 @@ async def test_alias_is_deleted_by_its_creator_without_power(postgres: TestDatab
         assert (await worker.call("GET", path)).errcode == "M_NOT_FOUND"
 
 
-async def test_who_publishes_a_room(postgres: TestDatabase) -> None:
+async def test_publishing_a_room_needs_power(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
         levels = {"users": {bob.user_id: 50}, "state_default": 50}
@@ -75,18 +75,19 @@ async def test_who_publishes_a_room(postgres: TestDatabase) -> None:
         assert (await eve.call("GET", path)).json == {"visibility": "public"}
         assert (await bob.call("PUT", path, {"visibility": "private"})).json == {}
         assert (await eve.call("GET", path)).json == {"visibility": "private"}
-        assert (await bob.call("PUT", path)).json == {}  # public where nothing is said
+        assert (await bob.call("PUT", path)).json == {}  # public is the default
         assert (await eve.call("GET", path)).json == {"visibility": "public"}
         unknown = "/directory/list/room/!none:example.org"
         for method, target, body, errcode in (
-            ("GET", unknown, None, "M_NOT_FOUND"), ("PUT", unknown, {}, "M_NOT_FOUND"),
+            ("GET", unknown, None, "M_NOT_FOUND"),
+            ("PUT", unknown, {}, "M_NOT_FOUND"),
             ("PUT", path, {"visibility": "x"}, "M_BAD_JSON"),
             ("GET", "/directory/list/room/x", None, "M_INVALID_PARAM"),
-        ):  # fmt: skip
+        ):
             assert (await bob.call(method, target, body)).errcode == errcode, target
 
 
-async def test_joined_rooms(postgres: TestDatabase) -> None:
+async def test_joined_rooms_lists_only_joined_rooms(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         assert (await alice.call("GET", "/joined_rooms")).json == {"joined_rooms": []}

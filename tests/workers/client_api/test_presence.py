@@ -1,16 +1,14 @@
-"""Presence at its owner: endpoints, reports of synchrotrons, what ends by itself, what outlasts the owner."""
+"""Presence at its owner: endpoints, reports from synchrotrons, timeouts, and the change of owners."""
 
 import asyncio
 from typing import Any
 
 import orjson
 
-from replication.bus import wire
 from replication.calls.presence import REPORT_PRESENCE
 from replication.streams import PRESENCE
 from shared.config.sections import Presence
 from shared.core.presence import IDLE_AFTER_MS, LAPSES_AFTER_MS
-from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import ClientApi, User, client_api, make_config
@@ -20,22 +18,20 @@ from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.presence import MAX_STATUS_CHARS
 
 _ROOM = "!room:example.org"
-_DECODER = wire.row_decoder(PresenceRow)
 _PATH = "/presence/{userId}/status"
 
 
 def _rows(worker: ClientApi) -> list[tuple[str, str, bool, str | None]]:
-    frames = [wire.decode_frame(message) for name, message in worker.bus.published if name == "presence"]
-    rows = [_DECODER.decode(row) for frame in frames for row in frame.rows]
+    rows = worker.bus.rows(PRESENCE)
     return [(row.user_id, row.state, row.currently_active, row.status_msg) for row in rows]
 
 
-async def _put(user: User, body: Any, whose: User | None = None) -> Answer:
-    return await user.call("PUT", f"/presence/{(whose or user).quoted}/status", body)
+async def _put(user: User, body: Any, target: User | None = None) -> Answer:
+    return await user.call("PUT", f"/presence/{(target or user).quoted}/status", body)
 
 
-async def _get(user: User, whose: User | None = None) -> Answer:
-    answer = await user.call("GET", f"/presence/{(whose or user).quoted}/status")
+async def _get(user: User, target: User | None = None) -> Answer:
+    answer = await user.call("GET", f"/presence/{(target or user).quoted}/status")
     if answer.status == 200:
         check_answer("presence.yaml", _PATH, "get", answer.json)
     return answer
@@ -51,23 +47,26 @@ async def _report(worker: ClientApi, *devices: dict[str, Any]) -> list[str]:
 
 def _device(user: User, told: str = "", active_ago_ms: int | None = 0) -> dict[str, Any]:
     return {
-        "user_id": user.user_id, "device_id": user.device_id, "told": told, "seen_ago_ms": 0,
+        "user_id": user.user_id,
+        "device_id": user.device_id,
+        "told": told,
+        "seen_ago_ms": 0,
         "active_ago_ms": active_ago_ms,
-    }  # fmt: skip
+    }
 
 
-async def test_setting_and_asking(postgres: TestDatabase) -> None:
+async def test_presence_is_shown_to_users_in_shared_rooms(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
         await put_room(worker, _ROOM, {alice.user_id: "join", bob.user_id: "join", eve.user_id: "invite"})
         assert (await _get(bob, alice)).json == {"presence": "offline"}
         answer = await _put(alice, {"presence": "online", "status_msg": "in a \u0000 meeting"})
         check_answer("presence.yaml", _PATH, "put", answer.json)
-        told = (await _get(bob, alice)).json
-        assert told.pop("last_active_ago") < 5_000
-        assert told == {"presence": "online", "currently_active": True, "status_msg": "in a \u0000 meeting"}
+        shown = (await _get(bob, alice)).json
+        assert shown.pop("last_active_ago") < 5_000
+        assert shown == {"presence": "online", "currently_active": True, "status_msg": "in a \u0000 meeting"}
         assert (await _put(alice, {"presence": "unavailable"})).json == {}
-        assert (await _get(alice)).json["status_msg"] == "in a \u0000 meeting"  # as it was
+        assert (await _get(alice)).json["status_msg"] == "in a \u0000 meeting"  # unchanged
         await _put(alice, {"presence": "offline", "status_msg": None})
         assert "status_msg" not in (await _get(bob, alice)).json
         assert [row[1:] for row in _rows(worker)] == [
@@ -75,8 +74,8 @@ async def test_setting_and_asking(postgres: TestDatabase) -> None:
             ("unavailable", False, "in a \u0000 meeting"),
             ("offline", False, None),
         ]
-        for who, whose in ((eve, alice), (alice, eve)):
-            answer = await _get(who, whose)
+        for reader, target in ((eve, alice), (alice, eve)):
+            answer = await _get(reader, target)
             assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
         nobody = await alice.call("GET", "/presence/@nobody:example.org/status")
         assert (nobody.status, nobody.errcode) == (403, "M_FORBIDDEN")
@@ -94,7 +93,7 @@ async def test_setting_and_asking(postgres: TestDatabase) -> None:
         assert (await alice.call("GET", "/presence/nobody/status")).errcode == "M_INVALID_PARAM"
 
 
-async def test_without_presence_nothing_is_kept(postgres: TestDatabase) -> None:
+async def test_disabled_presence_stores_nothing(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn, make_config(presence=Presence(enabled=False))) as worker:
         alice = await worker.register("alice")
         assert (await _put(alice, {"presence": "online", "status_msg": "here"})).json == {}
@@ -103,7 +102,7 @@ async def test_without_presence_nothing_is_kept(postgres: TestDatabase) -> None:
         assert _rows(worker) == [] and await worker.sql("SELECT 1 FROM presence") == []
 
 
-async def test_who_syncs_is_told_once_and_what_ends_by_itself(postgres: TestDatabase) -> None:
+async def test_heartbeats_do_not_announce_presence_again(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         assert await _report(worker, _device(alice), _device(bob, "unavailable", None)) == []
@@ -111,39 +110,39 @@ async def test_who_syncs_is_told_once_and_what_ends_by_itself(postgres: TestData
             (alice.user_id, "online", True, None),
             (bob.user_id, "unavailable", False, None),
         ]
-        for _ in range(3):  # heartbeats are no news
+        for _ in range(3):  # heartbeats
             worker.clock.advance(10)
             await _report(worker, _device(alice, active_ago_ms=10_000), _device(bob, "unavailable", None))
         assert len(_rows(worker)) == 2
-        # What an ephemeral stream's reader asks for: all that is valid now.
+        # A reader that missed messages asks for all rows that are valid now.
         worker.foundation.announcer.repeat(PRESENCE)
         assert sorted(_rows(worker)[2:]) == sorted(_rows(worker)[:2])
 
 
-async def test_time_alone_makes_idle_and_offline(postgres: TestDatabase) -> None:
+async def test_user_becomes_idle_then_offline_as_time_passes(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         assert worker.start is not None
         await worker.start()
         await _report(worker, _device(alice))
 
-        async def told(count: int) -> tuple[str, bool]:
+        async def announced(count: int) -> tuple[str, bool]:
             for _ in range(100):
                 if len(_rows(worker)) >= count:
                     break
                 await asyncio.sleep(0.05)
             return _rows(worker)[-1][1:3]
 
-        assert await told(1) == ("online", True)
+        assert await announced(1) == ("online", True)
         worker.clock.advance(61)
         await _report(worker, _device(alice, active_ago_ms=61_000))
-        assert await told(2) == ("online", False)
+        assert await announced(2) == ("online", False)
         worker.clock.advance(IDLE_AFTER_MS / 1000 - 62)
         await _report(worker, _device(alice, active_ago_ms=None))
         worker.clock.advance(2)
-        assert await told(3) == ("unavailable", False)
+        assert await announced(3) == ("unavailable", False)
         worker.clock.advance(LAPSES_AFTER_MS / 1000)
-        assert await told(4) == ("offline", False)
+        assert await announced(4) == ("offline", False)
         assert (await _get(alice)).json["presence"] == "offline"
         for _ in range(50):
             saved = await worker.sql("SELECT state, last_active_ms FROM presence")
@@ -156,16 +155,16 @@ async def test_time_alone_makes_idle_and_offline(postgres: TestDatabase) -> None
         assert (await _get(alice)).json["last_active_ago"] > IDLE_AFTER_MS
 
 
-async def test_another_owner_goes_on(postgres: TestDatabase) -> None:
+async def test_new_owner_continues_from_the_saved_presence(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn, name="client_api-1") as first:
         alice, bob = await first.register("alice"), await first.register("bob")
         await _put(alice, {"presence": "online", "status_msg": "kept"})
-        # The owner of her slot answers, the other one says that it does not.
-        mine = {slot_of(alice.user_id)}
-        first.foundation.slots.owns = lambda kind, slot: slot in mine  # type: ignore[method-assign]
+        # This process owns alice's slot only.
+        owned = {slot_of(alice.user_id)}
+        first.foundation.slots.owns = lambda kind, slot: slot in owned  # type: ignore[method-assign]
         assert await _report(first, _device(alice), _device(bob)) == [bob.user_id]
         async with client_api(postgres.dsn, name="client_api-2") as second:
             assert await _report(second, _device(alice, active_ago_ms=70_000)) == []
-            assert _rows(second) == [(alice.user_id, "online", True, "kept")]  # what was saved counts as well
-            taken_over = User(second, alice.user_id, alice.token, alice.device_id)
-            assert (await _get(taken_over)).json["status_msg"] == "kept"
+            assert _rows(second) == [(alice.user_id, "online", True, "kept")], "the saved status message is used"
+            alice_elsewhere = User(second, alice.user_id, alice.token, alice.device_id)
+            assert (await _get(alice_elsewhere)).json["status_msg"] == "kept"

@@ -1,4 +1,4 @@
-"""Profiles, and how they reach the rooms."""
+"""Profiles, and their way into the member events of rooms."""
 
 import asyncio
 
@@ -12,15 +12,18 @@ from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.member_profiles import MemberProfileSender
 
 
-async def test_profile_fields(postgres: TestDatabase) -> None:
+async def test_profile_fields_are_stored_and_validated(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         base = f"/profile/{alice.quoted}"
         assert (await worker.call("GET", base)).json == {"displayname": "alice"}
         values = {
-            "displayname": "Alice 🐝 \x00", "avatar_url": "https://example.org/a.png", "m.tz": "Europe/London",
-            "org.example.job": {"title": ["bee", 1.5, None]}, "m.example_field": None,
-        }  # fmt: skip
+            "displayname": "Alice 🐝 \x00",
+            "avatar_url": "https://example.org/a.png",
+            "m.tz": "Europe/London",
+            "org.example.job": {"title": ["bee", 1.5, None]},
+            "m.example_field": None,
+        }
         for key, value in values.items():
             assert (await alice.call("PUT", f"{base}/{key}", {key: value})).json == {}, key
             assert (await worker.call("GET", f"{base}/{key}")).json == {key: value}
@@ -30,7 +33,7 @@ async def test_profile_fields(postgres: TestDatabase) -> None:
         assert (await worker.call("GET", f"{base}/m.tz")).errcode == "M_NOT_FOUND"
         assert (await alice.call("PUT", f"{base}/displayname", {"displayname": ""})).status == 200
         assert "displayname" not in (await worker.call("GET", base)).json
-        assert (await worker.call("GET", f"{base}/displayname")).json == {}, "404 is for unknown users"
+        assert (await worker.call("GET", f"{base}/displayname")).json == {}, "only unknown users are 404"
         assert (await worker.call("GET", f"/profile/{bob.quoted}/avatar_url")).json == {}
         assert (await worker.call("GET", "/profile/@nobody:example.org/displayname")).errcode == "M_NOT_FOUND"
 
@@ -48,7 +51,7 @@ async def test_profile_fields(postgres: TestDatabase) -> None:
         ):
             answer = await alice.call("PUT", path, body)
             assert (answer.status, answer.errcode) == (status, errcode), path
-        # Each field fits, both together do not.
+        # Each field is small enough, both together are not.
         half = "x" * 40_000
         assert (await bob.call("PUT", f"/profile/{bob.quoted}/a.b", {"a.b": half})).status == 200
         both = await bob.call("PUT", f"/profile/{bob.quoted}/a.c", {"a.c": half})
@@ -60,24 +63,24 @@ async def test_profile_fields(postgres: TestDatabase) -> None:
 
 
 class _Rooms:
-    """Owners of rooms: the first attempt for each room fails, and each takes a turn of the loop."""
+    """Owners of rooms that fail the first attempt for each room."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.at_once = self.most_at_once = 0
+        self.called: list[str] = []
+        self.running = self.most_running = 0
 
     async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer:
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
         await asyncio.sleep(0.001)
-        self.at_once -= 1
-        self.asked.append(room_id)
-        if self.asked.count(room_id) == 1:
+        self.running -= 1
+        self.called.append(room_id)
+        if self.called.count(room_id) == 1:
             raise Unavailable("not now")
         return MemberProfileAnswer()
 
 
-async def test_a_new_name_reaches_all_rooms(postgres: TestDatabase) -> None:
+async def test_profile_change_reaches_all_joined_rooms(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         rooms = [f"!{n}:example.org" for n in range(20)]
@@ -88,14 +91,14 @@ async def test_a_new_name_reaches_all_rooms(postgres: TestDatabase) -> None:
         sender = MemberProfileSender(worker.foundation.database, owners.set_member_profile, tasks)
         await asyncio.gather(*(sender.profile_changed(alice.user_id) for _ in range(5)))
         await sender.finished(alice.user_id)
-        assert set(owners.asked) == set(rooms)
+        assert set(owners.called) == set(rooms)
         assert not await worker.sql("SELECT 1 FROM profile_changes")
-        assert owners.most_at_once <= 8
-        assert len(owners.asked) <= 4 * len(rooms)  # five changes at once are not five runs
+        assert owners.most_running <= 8
+        assert len(owners.called) <= 4 * len(rooms)  # concurrent changes share runs
 
 
 async def test_profile_change_is_a_row_until_all_rooms_have_it(postgres: TestDatabase) -> None:
-    """What this process cannot finish, because a room cannot be reached or it dies, a background worker does."""
+    """A background worker finishes a change if a room cannot be reached or this process dies."""
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         await put_room(worker, "!a:example.org", {alice.user_id: "join"})
@@ -111,7 +114,7 @@ async def test_profile_change_is_a_row_until_all_rooms_have_it(postgres: TestDat
         assert (await alice.call("PUT", f"{path}/m.tz", {"m.tz": "Europe/Paris"})).status == 200
         assert (await alice.call("DELETE", f"{path}/avatar_url")).status == 200
         [row] = await worker.sql("SELECT number FROM profile_changes")
-        assert row["number"] == 3, "m.tz is in no member event"
+        assert row["number"] == 3, "member events do not hold m.tz"
 
         class Owners:
             async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer:
@@ -123,7 +126,7 @@ async def test_profile_change_is_a_row_until_all_rooms_have_it(postgres: TestDat
         sender = MemberProfileSender(worker.foundation.database, Owners().set_member_profile, tasks)
         await sender.profile_changed(alice.user_id)
         assert not await worker.sql("SELECT 1 FROM profile_changes")
-        # A change that comes while another one is brought into the rooms keeps its row.
+        # A change that is made while another one reaches the rooms keeps its row.
         await put_room(worker, "!b:example.org", {alice.user_id: "join"})
         await sender.profile_changed(alice.user_id)
         assert len(await worker.sql("SELECT 1 FROM profile_changes")) == 1

@@ -1,4 +1,4 @@
-"""Push rules through the endpoints, and what they leave in the database and on the stream."""
+"""The endpoints of push rules, and the rows that they store and announce."""
 
 import asyncio
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from replication.bus import wire
+from replication.streams import PUSH_RULES
 from shared.config.sections import Experimental
 from shared.core.push_rules import ALL_OFF
 from shared.core.push_rules.validation import MAX_RULES
-from shared.core.rows import PushRulesRow
 from shared.storage.push.rules import get_push_rules
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import ClientApi, User, client_api, make_config
@@ -21,12 +20,6 @@ from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 _GLOBAL = "/pushrules/global"
 _ROOM, _SENDER = "!room:example.org", "@loud:example.org"
 _MATCH = {"kind": "event_match", "key": "type", "pattern": "m.*"}
-
-
-def announced(worker: ClientApi) -> list[PushRulesRow]:
-    decoder = wire.row_decoder(PushRulesRow)
-    frames = [wire.decode_frame(m) for channel, m in worker.bus.published if channel == "push_rules"]
-    return [decoder.decode(row) for frame in frames for row in frame.rows]
 
 
 def _check(path: str, method: str, answer: Answer) -> None:
@@ -43,7 +36,7 @@ async def _put(user: User, kind: str, rule_id: str, query: str = "", **body: Any
     return await user.call("PUT", f"{_GLOBAL}/{kind}/{rule_id}", {"actions": ["notify"], **body}, query=query)
 
 
-async def test_own_rules_of_every_kind(postgres: TestDatabase) -> None:
+async def test_rules_of_every_kind_are_created_and_deleted(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         path = f"{_GLOBAL}/{{kind}}/{{ruleId}}"
@@ -65,16 +58,18 @@ async def test_own_rules_of_every_kind(postgres: TestDatabase) -> None:
         _check("/pushrules/", "GET", everything)
         kinds = everything.json["global"]
         assert list(kinds) == ["override", "content", "room", "sender", "underride"]
-        # Above all of one's own stands .m.rule.master, below them the other defaults.
+        # The user's own rules come after .m.rule.master and before the other defaults.
         assert [rule["rule_id"] for rule in kinds["override"]][:3] == [
-            ".m.rule.master", "mine", ".m.rule.suppress_notices"
-        ]  # fmt: skip
+            ".m.rule.master",
+            "mine",
+            ".m.rule.suppress_notices",
+        ]
         assert kinds["underride"][0]["rule_id"] == "low"
         assert (await alice.call("GET", f"/user/{alice.quoted}/account_data/m.push_rules")).json == everything.json
         assert (await bob.call("GET", f"{_GLOBAL}/content/honey")).errcode == "M_NOT_FOUND"
         row = (await worker.sql("SELECT * FROM push_rules"))[0]
         assert (row["user_id"], row["everywhere"], row["rooms"]) == (alice.user_id, True, [_ROOM])
-        rows = announced(worker)
+        rows = worker.bus.rows(PUSH_RULES)
         assert len(rows) == len(made)
         assert (rows[-1].position, rows[-1].rules, rows[-1].ignored) == (row["position"], row["rules"], ())
 
@@ -88,11 +83,11 @@ async def test_own_rules_of_every_kind(postgres: TestDatabase) -> None:
 
 
 def _of(user: User, rules: Any) -> Any:
-    """The rules of another user who changed as little."""
+    """Return bob's rules as those of the user. Default rules hold the user's name."""
     return orjson.loads(orjson.dumps(rules).replace(b"@bob:", user.user_id.split(":")[0].encode() + b":"))
 
 
-async def test_order_and_changes_in_place(postgres: TestDatabase) -> None:
+async def test_rules_are_ordered_by_before_and_after(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         for rule_id in ("a", "b", "c"):
@@ -117,7 +112,7 @@ async def test_order_and_changes_in_place(postgres: TestDatabase) -> None:
             assert (refused.status, refused.errcode) == (400, errcode)
 
 
-async def test_default_rules_are_enabled_disabled_and_given_other_actions(postgres: TestDatabase) -> None:
+async def test_default_rules_take_other_actions_and_are_disabled(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         master, message = f"{_GLOBAL}/override/.m.rule.master", f"{_GLOBAL}/underride/.m.rule.message"
@@ -131,16 +126,16 @@ async def test_default_rules_are_enabled_disabled_and_given_other_actions(postgr
         _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "PUT", answer)
         actions = await alice.call("GET", f"{message}/actions")
         _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "GET", actions)
-        assert actions.json == {"actions": [*loud, "dont_notify", "coalesce"]}, "as they were set"
+        assert actions.json == {"actions": [*loud, "dont_notify", "coalesce"]}, "given back as set"
         whole = (await alice.call("GET", f"{_GLOBAL}/")).json
         assert whole["override"][0]["enabled"] is True
         assert next(r for r in whole["underride"] if r["rule_id"] == ".m.rule.message")["actions"][:2] == loud
-        told = len(announced(worker))
-        # As it was: nothing is stored; and saying it again tells nobody.
+        before = len(worker.bus.rows(PUSH_RULES))
+        # The defaults are not stored, and a repetition is not announced.
         await alice.call("PUT", f"{master}/enabled", {"enabled": False})
         await alice.call("PUT", f"{message}/actions", {"actions": ["notify"]})
         await alice.call("PUT", f"{message}/actions", {"actions": ["notify"]})
-        assert len(announced(worker)) == told + 2
+        assert len(worker.bus.rows(PUSH_RULES)) == before + 2
         assert (await get_push_rules(worker.foundation.database, alice.user_id)).rules == b""
 
 
@@ -168,7 +163,7 @@ async def test_default_rules_are_enabled_disabled_and_given_other_actions(postgr
         ("content", "x", {"actions": [], "pattern": "*" * 17}, "M_INVALID_PARAM"),
     ],
 )
-async def test_what_is_refused(
+async def test_invalid_rules_are_refused(
     postgres_module: TestDatabase, kind: str, rule_id: str, body: dict[str, Any], errcode: str
 ) -> None:
     async with client_api(postgres_module.dsn) as worker:
@@ -178,14 +173,18 @@ async def test_what_is_refused(
         assert (await get_push_rules(worker.foundation.database, user.user_id)).position == 0
 
 
-async def test_what_is_not_there(postgres: TestDatabase) -> None:
+async def test_unknown_rules_are_not_found(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         for base in (f"{_GLOBAL}/odd/x", f"{_GLOBAL}/content/x", f"{_GLOBAL}/override/.m.rule.roomnotif"):
             for method, path, body in (
-                ("GET", "", None), ("GET", "/enabled", None), ("GET", "/actions", None), ("DELETE", "", None),
-                ("PUT", "/enabled", {"enabled": True}), ("PUT", "/actions", {"actions": []}),
-            ):  # fmt: skip
+                ("GET", "", None),
+                ("GET", "/enabled", None),
+                ("GET", "/actions", None),
+                ("DELETE", "", None),
+                ("PUT", "/enabled", {"enabled": True}),
+                ("PUT", "/actions", {"actions": []}),
+            ):
                 missing = await alice.call(method, base + path, body)
                 assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
         assert (await alice.call("DELETE", f"{_GLOBAL}/override/.m.rule.master")).errcode == "M_NOT_FOUND"
@@ -194,7 +193,7 @@ async def test_what_is_not_there(postgres: TestDatabase) -> None:
             assert refused.errcode == errcode
 
 
-async def test_there_is_a_limit(postgres: TestDatabase) -> None:
+async def test_number_of_rules_is_limited(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         rules = [{"rule_id": str(number), "actions": [], "pattern": "x"} for number in range(MAX_RULES)]
@@ -202,13 +201,13 @@ async def test_there_is_a_limit(postgres: TestDatabase) -> None:
         await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": rules}}))
         refused = await _put(alice, "sender", _SENDER)
         assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
-        wild = [rule | {"pattern": "x*"} for rule in rules[:100]]
-        await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": wild}}))
+        with_wildcards = [rule | {"pattern": "x*"} for rule in rules[:100]]
+        await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": with_wildcards}}))
         assert (await _put(alice, "content", "y", pattern="y*")).errcode == "M_INVALID_PARAM"
         assert (await _put(alice, "content", "y", pattern="y")).status == 200
 
 
-async def test_of_changes_at_the_same_time_none_is_lost(postgres: TestDatabase) -> None:
+async def test_concurrent_changes_are_all_kept(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         answers = await asyncio.gather(*(_put(alice, "sender", f"@u{n}:example.org") for n in range(4)))
@@ -216,7 +215,7 @@ async def test_of_changes_at_the_same_time_none_is_lost(postgres: TestDatabase) 
         assert sorted(await _ids(alice, "sender")) == [f"@u{n}:example.org" for n in range(4)]
 
 
-async def test_ignored_users_stand_beside_the_rules(postgres: TestDatabase) -> None:
+async def test_ignored_users_are_stored_with_the_rules(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         path = f"/user/{alice.quoted}/account_data/m.ignored_user_list"
@@ -226,46 +225,50 @@ async def test_ignored_users_stand_beside_the_rules(postgres: TestDatabase) -> N
         await _put(alice, "sender", _SENDER)
         record = await get_push_rules(worker.foundation.database, alice.user_id)
         assert (record.ignored, b"@loud" in record.rules) == (("@a:b", "@c:d"), True)
-        assert [row.ignored for row in announced(worker)] == [("@a:b", "@c:d")] * 2
+        assert [row.ignored for row in worker.bus.rows(PUSH_RULES)] == [("@a:b", "@c:d")] * 2
         for odd in ({}, {"ignored_users": []}):
             assert (await alice.call("PUT", path, odd)).json == {}
             record = await get_push_rules(worker.foundation.database, alice.user_id)
             assert (record.ignored, b"@loud" in record.rules) == ((), True)
-        last = announced(worker)[-1]
+        last = worker.bus.rows(PUSH_RULES)[-1]
         assert (last.position, last.rules, last.ignored) == (record.position, record.rules, ())
-        # Of a room it is account data like any other.
-        of_room = f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.ignored_user_list"
-        assert (await alice.call("PUT", of_room, listed)).json == {}
+        # In a room this type has no meaning.
+        in_room = f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.ignored_user_list"
+        assert (await alice.call("PUT", in_room, listed)).json == {}
         assert (await get_push_rules(worker.foundation.database, alice.user_id)).ignored == ()
 
 
-async def test_rules_of_open_proposals_are_switched_on(postgres: TestDatabase) -> None:
+async def test_experimental_switches_add_rules(postgres: TestDatabase) -> None:
     switches = Experimental(msc4306_thread_subscriptions=True, msc4028_encrypted_events=True)
     async with client_api(postgres.dsn, make_config(experimental=switches)) as worker:
         alice = await worker.register("alice")
         rules = (await alice.call("GET", f"{_GLOBAL}/")).json
         assert list(rules) == ["override", "content", "postcontent", "room", "sender", "underride"]
         assert [rule["rule_id"] for rule in rules["postcontent"]] == [
-            ".io.element.msc4306.rule.unsubscribed_thread", ".io.element.msc4306.rule.subscribed_thread"
-        ]  # fmt: skip
+            ".io.element.msc4306.rule.unsubscribed_thread",
+            ".io.element.msc4306.rule.subscribed_thread",
+        ]
         assert ".org.matrix.msc4028.encrypted_event" in [rule["rule_id"] for rule in rules["override"]]
         assert (await _put(alice, "postcontent", "mine", conditions=[_MATCH])).status == 200
         assert await _ids(alice, "postcontent") == ["mine"]
 
 
-async def test_rules_follow_into_a_new_room(postgres: TestDatabase) -> None:
+async def test_room_rules_are_copied_to_a_new_room(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
-        of_room = {"kind": "event_match", "key": "room_id", "pattern": _ROOM}
-        await _put(alice, "override", _ROOM, actions=[], conditions=[of_room])
-        await _put(alice, "override", "other", conditions=[of_room, _MATCH])
+        in_room = {"kind": "event_match", "key": "room_id", "pattern": _ROOM}
+        await _put(alice, "override", _ROOM, actions=[], conditions=[in_room])
+        await _put(alice, "override", "other", conditions=[in_room, _MATCH])
         await _put(alice, "room", _ROOM)
         await _put(alice, "content", _ROOM, pattern="x")
         rules = await _copy(worker, alice.user_id, "!new:example.org")
         assert [rule["rule_id"] for rule in rules["override"] if not rule["default"]] == [
-            "other", "other !new:example.org", _ROOM, "!new:example.org"
-        ]  # fmt: skip
-        assert rules["override"][4]["conditions"] == [of_room | {"pattern": "!new:example.org"}]
+            "other",
+            "other !new:example.org",
+            _ROOM,
+            "!new:example.org",
+        ]
+        assert rules["override"][4]["conditions"] == [in_room | {"pattern": "!new:example.org"}]
         assert [rule["rule_id"] for rule in rules["room"]] == [_ROOM, "!new:example.org"]
         assert len(rules["content"]) == 1
         assert await _copy(worker, alice.user_id, "!new:example.org") == rules
@@ -279,8 +282,8 @@ async def _copy(worker: ClientApi, user_id: str, room_id: str) -> Any:
     return (await rules.get_ruleset(user_id))["global"]
 
 
-async def test_many_changes_at_once_are_all_taken(postgres: TestDatabase) -> None:
-    """A settings page sends its changes side by side."""
+async def test_concurrent_changes_of_rules_and_tags_succeed(postgres: TestDatabase) -> None:
+    """Settings pages send all changes at once."""
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         rules = (alice.call("PUT", f"/pushrules/global/room/!r{n}:x.y", {"actions": []}) for n in range(20))
@@ -293,7 +296,7 @@ async def test_many_changes_at_once_are_all_taken(postgres: TestDatabase) -> Non
         assert tags_now.keys() == {f"u.{n}" for n in range(20)}
 
 
-async def test_rules_of_a_kind_and_paths_with_and_without_slash(postgres: TestDatabase) -> None:
+async def test_rules_are_returned_by_kind_with_and_without_trailing_slash(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         await alice.call("PUT", "/pushrules/global/content/bee/", {"actions": ["dont_notify"], "pattern": "bee"})
@@ -303,5 +306,5 @@ async def test_rules_of_a_kind_and_paths_with_and_without_slash(postgres: TestDa
                 assert (await alice.call("GET", f"/pushrules/global/{kind}{slash}")).json == whole[kind], kind
         for path in ("/pushrules/global/content/bee", "/pushrules/global/content/bee/"):
             rule = (await alice.call("GET", path)).json
-            assert rule["actions"] == ["dont_notify"], "as it was set"
+            assert rule["actions"] == ["dont_notify"], "given back as set"
         assert (await alice.call("GET", "/pushrules/global/nonsense/")).errcode == "M_INVALID_PARAM"

@@ -1,4 +1,4 @@
-"""Limits over several processes: within a factor of two, with the owner there and away."""
+"""Rate limits across processes hold within a factor of two, with or without their owner."""
 
 import asyncio
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ _LIMITS = RateLimits(**{**dict.fromkeys(NO_LIMITS.__dataclass_fields__), "messag
 
 @dataclass
 class _Slots:
-    mine: bool
+    owned: bool
 
     def owns(self, kind: str, slot: int) -> bool:
-        return self.mine
+        return self.owned
 
     def address(self, kind: str, slot: int) -> str | None:
         return "owner:1"
@@ -35,20 +35,20 @@ class _Slots:
 
 @dataclass
 class _ToOwner:
-    """An HTTP client that reaches the owner, or nobody."""
+    """An HTTP client that reaches only the owner. owner: None if it is away."""
 
     owner: FleetRateLimiter | None
     calls: list[TakeRequest] = field(default_factory=list)
 
     async def request(
         self, method: bytes, url: bytes, headers: Mapping[bytes, bytes], body: bytes = b"", *, timeout_s: float
-    ) -> HttpResponse:  # fmt: skip
+    ) -> HttpResponse:
         await asyncio.sleep(0)
         if self.owner is None:
             raise RemoteServerError("ConnectionRefusedError")
-        call = msgspec.json.decode(body, type=TakeRequest)
-        self.calls.append(call)
-        return HttpResponse(200, {}, msgspec.json.encode(self.owner.answer(call)))
+        take = msgspec.json.decode(body, type=TakeRequest)
+        self.calls.append(take)
+        return HttpResponse(200, {}, msgspec.json.encode(self.owner.answer(take)))
 
 
 def _fleet(others: int, clock: MockClock, *, owner_there: bool = True) -> tuple[list[FleetRateLimiter], _ToOwner]:
@@ -71,11 +71,11 @@ async def _allowed(limiter: FleetRateLimiter) -> bool:
 
 
 @pytest.mark.parametrize("others", [0, 1, 4, 8])
-async def test_the_limit_holds_over_all_processes(others: int) -> None:
+async def test_limit_holds_across_processes_within_a_factor_of_two(others: int) -> None:
     clock = MockClock()
     limiters, client = _fleet(others, clock)
     allowed = 0
-    for step in range(6000):  # a hundred seconds of a client that never waits, at each process in turn
+    for step in range(6000):  # 100 s of a client that never waits, at each process in turn
         allowed += await _allowed(limiters[step % len(limiters)])
         clock.advance(1 / 60)
     due = 30 + 2 * 100
@@ -84,21 +84,21 @@ async def test_the_limit_holds_over_all_processes(others: int) -> None:
     assert len(client.calls) <= due + others * 100 * 2 * 1.3
 
 
-async def test_a_burst_at_once_asks_the_owner_in_chunks() -> None:
+async def test_burst_takes_tokens_from_the_owner_in_chunks() -> None:
     limiters, client = _fleet(1, MockClock())
     results = await asyncio.gather(*(_allowed(limiters[1]) for _ in range(60)))
     assert sum(results) == 30
     assert len(client.calls) <= 12
 
 
-async def test_without_the_owner_a_process_counts_alone() -> None:
+async def test_process_limits_alone_while_the_owner_is_away() -> None:
     clock = MockClock()
     limiters, _ = _fleet(2, clock, owner_there=False)
     results = [await _allowed(limiters[1]) for _ in range(60)]
     assert sum(results) == 30
 
 
-async def test_no_limit_costs_nothing() -> None:
+async def test_unlimited_requests_do_not_call_the_owner() -> None:
     limiters, client = _fleet(1, MockClock())
     for limit in (RateLimit.NONE, RateLimit.LOGIN, RateLimit.READ):
         for _ in range(1000):

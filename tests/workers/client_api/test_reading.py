@@ -1,56 +1,48 @@
 """Receipts, read markers and typing."""
 
 import asyncio
-from typing import Any
 
-from replication.bus import wire
-from shared.core.rows import ReceiptRow, TypingRow
+from replication.streams import RECEIPTS, TYPING
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import ClientApi, client_api
-from tests.workers.client_api.rooms import put_event, put_room
+from tests.workers.client_api.rooms import put_room
 
 _ROOM = "!room:example.org"
 _OTHER = "!other:example.org"
 
 
-def _rows(worker: ClientApi, channel: str, kind: type) -> list[Any]:
-    decoder = wire.row_decoder(kind)
-    frames = [wire.decode_frame(message) for name, message in worker.bus.published if name == channel]
-    return [decoder.decode(row) for frame in frames for row in frame.rows]
-
-
 async def _room_with_thread(worker: ClientApi, member: str) -> None:
     room = await put_room(worker, _ROOM, {member: "join", "@gone:example.org": "leave"})
     other = await put_room(worker, _OTHER, {member: "join"})
-    await put_event(worker, other, _OTHER, "$elsewhere", 10, {})
-    await put_event(worker, room, _ROOM, "$root", 10, {})
+    await other.put_event("$elsewhere", 10, {})
+    await room.put_event("$root", 10, {})
     in_thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
-    await put_event(worker, room, _ROOM, "$reply", 11, in_thread)
+    await room.put_event("$reply", 11, in_thread)
     reaction = {"m.relates_to": {"rel_type": "m.annotation", "event_id": "$reply", "key": "+"}}
-    await put_event(worker, room, _ROOM, "$reaction", 12, reaction, "m.reaction")
-    await put_event(worker, room, _ROOM, "$last", 13, {})
-    await put_event(worker, room, _ROOM, "$old", None, {}, anchor=12)
-    await put_event(worker, room, _ROOM, "$rejected", None, {}, status=2)
+    await room.put_event("$reaction", 12, reaction, "m.reaction")
+    await room.put_event("$last", 13, {})
+    await room.put_event("$old", None, {}, anchor=12)
+    await room.put_event("$rejected", None, {}, status=2)
 
 
-async def test_receipts(postgres: TestDatabase) -> None:
+async def test_receipts_only_move_forward(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         await _room_with_thread(worker, alice.user_id)
         base = f"/rooms/{_ROOM}/receipt"
         assert (await alice.call("POST", f"{base}/m.read/%24reply", {})).json == {}
         assert (await alice.call("POST", f"{base}/m.read/%24last", raw=b"")).json == {}
-        # Behind the present one, or the same again: changes nothing and is not told.
+        # A receipt behind the present one, or equal to it, changes nothing and is not announced.
         assert (await alice.call("POST", f"{base}/m.read/%24reply", {})).status == 200
         assert (await alice.call("POST", f"{base}/m.read/%24last", {})).status == 200
         assert (await alice.call("POST", f"{base}/m.read.private/%24old", {})).status == 200
         assert (await alice.call("POST", f"{base}/m.read/%24last", {"thread_id": "main"})).status == 200
         assert (await alice.call("POST", f"{base}/m.read/%24reaction", {"thread_id": "$root"})).status == 200
-        rows = _rows(worker, "receipts", ReceiptRow)
+        rows = worker.bus.rows(RECEIPTS)
         assert [(r.kind, r.thread_id, r.event_id, r.ordinal) for r in rows] == [
             ("m.read", "", "$reply", 11),
             ("m.read", "", "$last", 13),
-            ("m.read.private", "", "$old", 11),  # as a receipt on the live event before it
+            ("m.read.private", "", "$old", 11),  # as if for the live event before it
             ("m.read", "main", "$last", 13),
             ("m.read", "$root", "$reaction", 12),
         ]
@@ -78,7 +70,7 @@ async def test_receipts(postgres: TestDatabase) -> None:
         assert unknown.errcode == "M_FORBIDDEN"
 
 
-async def test_receipts_name_only_what_the_user_may_see(postgres: TestDatabase) -> None:
+async def test_receipt_for_an_invisible_event_is_refused(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         room = await put_room(worker, _ROOM, {alice.user_id: "join"}, history_visibility="shared")
@@ -90,17 +82,20 @@ async def test_receipts_name_only_what_the_user_may_see(postgres: TestDatabase) 
             (16, "m.room.member", alice.user_id, {"membership": "join", "displayname": "A"}),
         )
         for ordinal, kind, key, content in states[1:]:
-            await put_event(worker, room, _ROOM, f"$s{ordinal}", ordinal, content, kind, key)
+            await room.put_event(f"$s{ordinal}", ordinal, content, kind, key)
         for ordinal, kind, key, _ in states:
             await worker.sql(
                 "INSERT INTO state_changes SELECT $1, $2, $3, $4, event_nid, NULL, 1, 1 FROM events"
                 " WHERE room_nid = $1 AND ordinal = $4",
-                room, kind, key, ordinal,
-            )  # fmt: skip
-        await worker.sql("UPDATE memberships SET ordinal = 16 WHERE room_nid = $1", room)
-        await put_event(worker, room, _ROOM, "$gap", None, {}, anchor=11)
+                room.nid,
+                kind,
+                key,
+                ordinal,
+            )
+        await worker.sql("UPDATE memberships SET ordinal = 16 WHERE room_nid = $1", room.nid)
+        await room.put_event("$gap", None, {}, anchor=11)
         for ordinal in (9, 11, 13, 15, 17):
-            await put_event(worker, room, _ROOM, f"$m{ordinal}", ordinal, {})
+            await room.put_event(f"$m{ordinal}", ordinal, {})
         base = f"/rooms/{_ROOM}/receipt/m.read"
         statuses = {}
         for event in ("m9", "s10", "gap", "m11", "s12", "m13", "s14", "m15", "s16", "m17"):
@@ -113,7 +108,7 @@ async def test_receipts_name_only_what_the_user_may_see(postgres: TestDatabase) 
         assert await worker.sql("SELECT 1 FROM receipts WHERE kind = 'm.read.private'") == []
 
 
-async def test_read_markers(postgres: TestDatabase) -> None:
+async def test_fully_read_marker_only_moves_forward(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         await _room_with_thread(worker, alice.user_id)
@@ -123,7 +118,7 @@ async def test_read_markers(postgres: TestDatabase) -> None:
         assert (await alice.call("POST", path, body)).json == {}
         assert (await alice.call("GET", marker)).json == {"event_id": "$reply"}
         assert len(await worker.sql("SELECT 1 FROM receipts")) == 2
-        await alice.call("POST", path, {"m.fully_read": "$root"})  # another device, late
+        await alice.call("POST", path, {"m.fully_read": "$root"})  # late, from another device
         assert (await alice.call("GET", marker)).json == {"event_id": "$reply"}
         await alice.call("POST", f"/rooms/{_ROOM}/receipt/m.fully_read/%24last", {})
         assert (await alice.call("GET", marker)).json == {"event_id": "$last"}
@@ -132,7 +127,7 @@ async def test_read_markers(postgres: TestDatabase) -> None:
         assert (await alice.call("POST", path, {"m.read": 1})).errcode == "M_BAD_JSON"
 
 
-async def test_typing(postgres: TestDatabase) -> None:
+async def test_typing_ends_after_its_timeout(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         await _room_with_thread(worker, alice.user_id)
@@ -143,19 +138,19 @@ async def test_typing(postgres: TestDatabase) -> None:
             return answer.status, answer.errcode
 
         assert await set_typing({"typing": False}) == (200, "")
-        # As far as this process knows he was not typing; perhaps he was when another one owned his slot.
-        assert [row.until_ms for row in _rows(worker, "typing", TypingRow)] == [0]
+        # Alice may have been typing when another process owned the slot, so this one announces the end.
+        assert [row.until_ms for row in worker.bus.rows(TYPING)] == [0]
         assert await set_typing({"typing": True, "timeout": 50}) == (200, "")
         assert await set_typing({"typing": True, "timeout": 100}) == (200, "")
         await asyncio.sleep(0.2)
-        rows = _rows(worker, "typing", TypingRow)
+        rows = worker.bus.rows(TYPING)
         assert [row.until_ms > 0 for row in rows] == [False, True, True, False]
         assert [row.position for row in rows] == [1, 2, 3, 4]
         assert await set_typing({"typing": True, "timeout": 10**15}) == (200, "")
-        newest = _rows(worker, "typing", TypingRow)[-1]
+        newest = worker.bus.rows(TYPING)[-1]
         assert newest.until_ms <= worker.clock.now_ms() + 120_000
         assert await set_typing({"typing": False}) == (200, "")
-        assert _rows(worker, "typing", TypingRow)[-1].until_ms == 0
+        assert worker.bus.rows(TYPING)[-1].until_ms == 0
         bodies: tuple[object, ...] = ({}, {"typing": "yes"}, {"typing": True, "timeout": "long"}, [])
         for body in bodies:
             assert await set_typing(body) == (400, "M_BAD_JSON")

@@ -1,4 +1,4 @@
-"""The log of refused log-ins: an operator sees who cannot log in, from where and why."""
+"""The log of refused log-ins, which shows operators the account, the address and the reason."""
 
 import logging
 
@@ -6,16 +6,14 @@ import pytest
 
 from shared.config.sections import Rate, RateLimits
 from tests.fix_servers import TestDatabase
-from tests.rigs.client_api import ClientApi, client_api, make_config
+from tests.rigs.client_api import ClientApi, client_api, make_config, password_login
 from tests.rigs.worker import NO_LIMITS
 
 _PASSWORD = "correct horse"
 
 
 async def log_in(worker: ClientApi, user: str, password: str) -> int:
-    identifier = {"type": "m.id.user", "user": user}
-    body = {"type": "m.login.password", "identifier": identifier, "password": password}
-    return (await worker.call("POST", "/login", body)).status
+    return (await worker.call("POST", "/login", password_login(user, password))).status
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the server says of itself, push rules, and what nobody serves."""
+"""Versions, capabilities, well-known files, and endpoints that are not served."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from tests.rigs.client_api import client_api, make_config
 from tests.rigs.requests import SECRET
 
 
-async def test_facts(postgres: TestDatabase) -> None:
+async def test_versions_capabilities_and_well_known_files_are_served(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         versions = (await worker.call("GET", "/_matrix/client/versions")).json

@@ -6,55 +6,54 @@ import hmac
 
 import pytest
 
+from replication.streams import SESSIONS
 from shared.config.sections import Accounts, Rate, RateLimits, Registration
 from shared.core.access_tokens import slot_hint
 from shared.core.rows import SessionRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
-from tests.rigs.client_api import SHARED_SECRET, ClientApi, client_api, make_config
+from tests.rigs.client_api import SHARED_SECRET, ClientApi, client_api, make_config, password_login
 from tests.rigs.requests import Answer
 from tests.rigs.worker import NO_LIMITS
 
 
-async def test_life_of_a_session(postgres: TestDatabase) -> None:
+async def test_session_lasts_from_registration_to_logout(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         first = await worker.call("POST", "/register", {})
         assert first.status == 401
         assert first.json["flows"] == [{"stages": ["m.login.dummy"]}]
         assert first.json["session"]
         body = {
-            "username": "alice", "password": "correct horse", "device_id": "PHONE",
+            "username": "alice",
+            "password": "correct horse",
+            "device_id": "PHONE",
             "auth": {"type": "m.login.dummy", "session": first.json["session"]},
-        }  # fmt: skip
+        }
         made = await worker.call("POST", "/register", body)
         assert made.status == 200, made.body
         assert made.json["user_id"] == "@alice:example.org"
         assert made.json["device_id"] == "PHONE"
         token = made.json["access_token"]
         assert slot_hint(token) == slot_of("@alice:example.org")
-        who = await worker.call("GET", "/account/whoami", token=token)
-        assert who.json == {"user_id": "@alice:example.org", "is_guest": False, "device_id": "PHONE"}
+        whoami = await worker.call("GET", "/account/whoami", token=token)
+        assert whoami.json == {"user_id": "@alice:example.org", "is_guest": False, "device_id": "PHONE"}
 
         taken = await worker.call("POST", "/register", {**body, "auth": {"type": "m.login.dummy"}})
         assert (taken.status, taken.errcode) == (400, "M_USER_IN_USE")
 
-        login = await worker.call(
-            "POST", "/login",
-            {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"},
-             "password": "correct horse", "device_id": "PHONE"},
-        )  # fmt: skip
+        login = await worker.call("POST", "/login", password_login("alice") | {"device_id": "PHONE"})
         assert login.status == 200, login.body
         assert login.json["well_known"] == {"m.homeserver": {"base_url": "https://matrix.example.org"}}
-        # The device's former token ends, in this process at once.
+        # The device's previous token ends at once in this process.
         assert (await worker.call("GET", "/account/whoami", token=token)).errcode == "M_UNKNOWN_TOKEN"
-        assert any(channel == "sessions" for channel, _ in worker.bus.published)
+        assert worker.bus.rows(SESSIONS)
         new = login.json["access_token"]
         assert (await worker.call("POST", "/logout", token=new)).json == {}
         assert (await worker.call("GET", "/account/whoami", token=new)).errcode == "M_UNKNOWN_TOKEN"
         assert await worker.sql("SELECT 1 FROM devices") == []
 
 
-async def test_registration_is_repeated_after_a_lost_answer(postgres: TestDatabase) -> None:
+async def test_repeated_registration_returns_the_same_account(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker, client_api(postgres.dsn, name="client_api-2") as other:
         session = (await worker.call("POST", "/register", {})).json["session"]
         auth = {"type": "m.login.dummy", "session": session}
@@ -65,8 +64,8 @@ async def test_registration_is_repeated_after_a_lost_answer(postgres: TestDataba
         assert (await worker.call("GET", "/account/whoami", token=again["access_token"])).status == 200
         await worker.call("GET", "/account/whoami")
         assert len(await worker.sql("SELECT 1 FROM access_tokens")) == 1, "the lost token ended"
-        bare = (await worker.call("POST", "/register", {"auth": auth, "inhibit_login": True})).json
-        assert bare == {"user_id": "@alice:example.org", "home_server": "example.org"}
+        without_login = (await worker.call("POST", "/register", {"auth": auth, "inhibit_login": True})).json
+        assert without_login == {"user_id": "@alice:example.org", "home_server": "example.org"}
         for change in ({"username": "bob"}, {"password": "another horse"}):
             refused = await worker.call("POST", "/register", body | change)
             assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN"), change
@@ -90,8 +89,8 @@ async def test_new_users_have_their_user_name_as_display_name(postgres: TestData
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("Alice")
         assert (await worker.call("GET", f"/profile/{alice.quoted}")).json == {"displayname": "alice"}
-        guest = (await worker.call("POST", "/register", {}, query="kind=guest")).json["user_id"]
-        assert (await worker.call("GET", f"/profile/{guest}")).json == {}
+        guest = await worker.register_guest()
+        assert (await worker.call("GET", f"/profile/{guest.quoted}")).json == {}
     config = make_config(accounts=Accounts(default_display_name=False))
     async with client_api(postgres.dsn, config, name="client_api-2") as worker:
         bob = await worker.register("bob")
@@ -99,20 +98,25 @@ async def test_new_users_have_their_user_name_as_display_name(postgres: TestData
 
 
 @pytest.mark.parametrize("user", ["bob", "@bob:example.org", "Bob"])
-async def test_login_names(postgres: TestDatabase, user: str) -> None:
+async def test_login_accepts_localpart_and_user_id_in_any_case(postgres: TestDatabase, user: str) -> None:
     async with client_api(postgres.dsn) as worker:
         await worker.register("bob")
         body = {"type": "m.login.password", "user": user, "password": "correct horse"}
         assert (await worker.call("POST", "/login", body)).status == 200
         for wrong in (
-            {"password": "wrong"}, {"user": "nobody"}, {"user": "@bob:elsewhere.org"}, {"user": "a\x00b"},
-            {"user": "x" * 300}, {"password": "x" * 100_000}, {"password": "\x00"},
-        ):  # fmt: skip
+            {"password": "wrong"},
+            {"user": "nobody"},
+            {"user": "@bob:elsewhere.org"},
+            {"user": "a\x00b"},
+            {"user": "x" * 300},
+            {"password": "x" * 100_000},
+            {"password": "\x00"},
+        ):
             answer = await worker.call("POST", "/login", body | wrong)
             assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN"), wrong
 
 
-async def test_bad_logins(postgres: TestDatabase) -> None:
+async def test_malformed_logins_are_refused(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         for body, errcode in (
             ({}, "M_BAD_JSON"),
@@ -135,7 +139,7 @@ async def test_bad_logins(postgres: TestDatabase) -> None:
         assert (await worker.call("PATCH", "/login")).status == 405
 
 
-async def test_tokens_that_are_none(postgres: TestDatabase) -> None:
+async def test_unknown_tokens_are_refused(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         missing = await worker.call("GET", "/account/whoami")
         assert (missing.status, missing.errcode) == (401, "M_MISSING_TOKEN")
@@ -145,14 +149,17 @@ async def test_tokens_that_are_none(postgres: TestDatabase) -> None:
             assert "soft_logout" not in answer.json
 
 
-async def test_refresh_tokens(postgres: TestDatabase) -> None:
+async def test_old_refresh_token_lasts_until_the_new_tokens_are_used(postgres: TestDatabase) -> None:
     """Spec: "The old refresh token remains valid until the new access token or refresh token is used"."""
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice", refresh_token=True)
         body = {
-            "type": "m.login.password", "user": "alice", "password": "correct horse", "refresh_token": True,
+            "type": "m.login.password",
+            "user": "alice",
+            "password": "correct horse",
+            "refresh_token": True,
             "device_id": alice.device_id,
-        }  # fmt: skip
+        }
         first = (await worker.call("POST", "/login", body)).json
         assert first["expires_in_ms"] == 300_000
 
@@ -162,14 +169,14 @@ async def test_refresh_tokens(postgres: TestDatabase) -> None:
             return answer.json  # type: ignore[no-any-return]
 
         second = await refresh(first["refresh_token"])
-        third = await refresh(first["refresh_token"])  # the answer was lost: asked again
+        third = await refresh(first["refresh_token"])  # the client repeats it after a lost answer
         assert "access_token" in third
-        # The lost pair is worth nothing, the third one works, and from its first use on the first one is over.
+        # The lost tokens are invalid. The first use of the third pair ends the first one.
         assert (await worker.call("GET", "/account/whoami", token=second["access_token"])).status == 401
         assert (await worker.call("GET", "/account/whoami", token=third["access_token"])).status == 200
         assert (await refresh(first["refresh_token"]))["errcode"] == "M_UNKNOWN_TOKEN"
         fourth = await refresh(third["refresh_token"])
-        await refresh(fourth["refresh_token"])  # its use as a refresh token ends the third as well
+        await refresh(fourth["refresh_token"])  # the use of the fourth refresh token ends the third pair
         assert (await refresh(third["refresh_token"]))["errcode"] == "M_UNKNOWN_TOKEN"
         assert (await worker.call("POST", "/refresh", {})).errcode == "M_BAD_JSON"
 
@@ -178,26 +185,26 @@ async def test_refresh_tokens(postgres: TestDatabase) -> None:
         assert (expired.status, expired.json["soft_logout"]) == (401, True)
 
 
-async def test_log_out_everywhere(postgres: TestDatabase) -> None:
+async def test_logout_all_ends_every_session_of_the_user(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         bob = await worker.register("bob")
-        body = {"type": "m.login.password", "user": "alice", "password": "correct horse"}
-        other = (await worker.call("POST", "/login", body)).json["access_token"]
-        assert (await worker.call("GET", "/account/whoami", token=other)).status == 200
+        other = await worker.log_in("alice")
+        assert (await other.call("GET", "/account/whoami")).status == 200
         assert (await alice.call("POST", "/logout/all")).status == 200
-        assert (await worker.call("GET", "/account/whoami", token=other)).status == 401
+        assert (await other.call("GET", "/account/whoami")).status == 401
         assert (await alice.call("GET", "/account/whoami")).status == 401
         assert (await bob.call("GET", "/account/whoami")).status == 200
 
 
-async def test_another_worker_forgets(postgres: TestDatabase) -> None:
-    """What one worker ends, another one forgets when it sees the row of the stream `sessions`."""
+async def test_logout_reaches_another_worker_through_the_sessions_stream(postgres: TestDatabase) -> None:
+    """Another worker drops the token from its cache when it reads the row of the stream `sessions`."""
     async with client_api(postgres.dsn) as one, client_api(postgres.dsn, name="client_api-2") as two:
         alice = await one.register("alice")
         assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 200
         await alice.call("POST", "/logout")
-        assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 200  # not told yet
+        cached = await two.call("GET", "/account/whoami", token=alice.token)
+        assert cached.status == 200, "this worker has not read the row yet"
         rows = await two.sql("SELECT position, writer, user_id, device_id FROM session_changes")
         two.foundation.authenticator.apply_sessions(
             [SessionRow(position=0, writer=0, user_id=r["user_id"], device_id=r["device_id"]) for r in rows]
@@ -205,7 +212,7 @@ async def test_another_worker_forgets(postgres: TestDatabase) -> None:
         assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 401
 
 
-async def test_names_that_cannot_be(postgres: TestDatabase) -> None:
+async def test_invalid_registrations_are_refused(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         auth = {"type": "m.login.dummy"}
         for name in ("alice\u212a", "a b", "", "ä", "a:b", "x" * 250, "a\x00"):
@@ -236,18 +243,18 @@ async def test_names_that_cannot_be(postgres: TestDatabase) -> None:
         assert (taken.status, taken.errcode) == (400, "M_USER_IN_USE")
         assert (await worker.call("GET", "/register/available")).errcode == "M_MISSING_PARAM"
         quiet = {"username": "quiet", "password": "correct horse", "inhibit_login": True, "auth": auth}
-        nobody = await worker.call("POST", "/register", quiet)
-        assert "access_token" not in nobody.json
-        made_up = await worker.call("POST", "/register", {"password": "correct horse", "auth": auth})
-        assert made_up.status == 200
+        without_login = await worker.call("POST", "/register", quiet)
+        assert "access_token" not in without_login.json
+        without_name = await worker.call("POST", "/register", {"password": "correct horse", "auth": auth})
+        assert without_name.status == 200
         guest = await worker.call("POST", "/register", {"username": "me"}, query="kind=guest")
         assert guest.status == 200
-        who = await worker.call("GET", "/account/whoami", token=guest.json["access_token"])
-        assert who.json["is_guest"] is True
+        whoami = await worker.call("GET", "/account/whoami", token=guest.json["access_token"])
+        assert whoami.json["is_guest"] is True
         assert (await worker.call("POST", "/register", {}, query="kind=king")).errcode == "M_INVALID_PARAM"
 
 
-async def test_a_session_goes_on_at_another_worker(postgres: TestDatabase) -> None:
+async def test_uia_session_continues_at_another_worker(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as one, client_api(postgres.dsn, name="client_api-2") as two:
         begun = await one.call("POST", "/register", {"username": "carol", "password": "correct horse"})
         stored = (await one.sql("SELECT request FROM uia_sessions"))[0]["request"]
@@ -255,11 +262,10 @@ async def test_a_session_goes_on_at_another_worker(postgres: TestDatabase) -> No
         auth = {"type": "m.login.dummy", "session": begun.json["session"]}
         made = await two.call("POST", "/register", {"auth": auth})
         assert made.json["user_id"] == "@carol:example.org"
-        login = {"type": "m.login.password", "user": "carol", "password": "correct horse"}
-        assert (await one.call("POST", "/login", login)).status == 200
+        await one.log_in("carol")
 
 
-async def test_registration_tokens(postgres: TestDatabase) -> None:
+async def test_registration_may_require_a_token(postgres: TestDatabase) -> None:
     config = make_config(registration=Registration(enabled=True, require_token=True))
     async with client_api(postgres.dsn, config) as worker:
         await worker.sql("INSERT INTO registration_tokens (token, uses_allowed) VALUES ('welcome', 1)")
@@ -290,7 +296,7 @@ async def test_registration_tokens(postgres: TestDatabase) -> None:
         assert (await worker.call("POST", "/register", {}, query="kind=guest")).errcode == "M_FORBIDDEN"
 
 
-async def test_shared_secret(postgres: TestDatabase) -> None:
+async def test_shared_secret_registers_administrators(postgres: TestDatabase) -> None:
     path = "/_synapse/admin/v1/register"
 
     async def register(worker: ClientApi, name: str, *, admin: bool, changes: dict[str, object]) -> Answer:
@@ -316,14 +322,14 @@ async def test_shared_secret(postgres: TestDatabase) -> None:
         assert (await worker.call("POST", path, {"nonce": 1})).errcode == "M_BAD_JSON"
 
 
-async def test_login_attempts_are_limited(postgres: TestDatabase) -> None:
+async def test_login_attempts_are_limited_by_account_and_address(postgres: TestDatabase) -> None:
     limits = RateLimits(**{**dict.fromkeys(_names()), "login": Rate(0.01, 3)})
     async with client_api(postgres.dsn, make_config(rate_limits=limits)) as worker:
         await worker.register("alice")
         body = {"type": "m.login.password", "user": "alice", "password": "wrong"}
         for _ in range(3):
             assert (await worker.call("POST", "/login", body)).status == 403
-        # From anywhere: the account is limited; from there: the address is, whoever is asked for.
+        # The account is limited for every address, and the address for every account.
         other = await worker.call("POST", "/login", body, address="198.51.100.7")
         assert (other.status, other.errcode) == (429, "M_LIMIT_EXCEEDED")
         assert 0 < other.json["retry_after_ms"] <= 100_000
@@ -335,7 +341,7 @@ def _names() -> list[str]:
     return list(NO_LIMITS.__dataclass_fields__)
 
 
-async def test_a_user_is_made_once(postgres: TestDatabase) -> None:
+async def test_concurrent_registrations_create_one_user(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as one, client_api(postgres.dsn, name="client_api-2") as two:
         body = {"username": "race", "password": "correct horse", "auth": {"type": "m.login.dummy"}}
         answers = await asyncio.gather(*(w.call("POST", "/register", body) for w in (one, two) * 3))
@@ -343,7 +349,7 @@ async def test_a_user_is_made_once(postgres: TestDatabase) -> None:
         assert len(await one.sql("SELECT 1 FROM devices")) == 1
 
 
-async def test_access_token_lifetime(postgres: TestDatabase) -> None:
+async def test_access_token_expires_after_its_lifetime(postgres: TestDatabase) -> None:
     config = make_config(accounts=Accounts(access_token_lifetime_s=60))
     async with client_api(postgres.dsn, config) as worker:
         alice = await worker.register("alice")
@@ -354,7 +360,7 @@ async def test_access_token_lifetime(postgres: TestDatabase) -> None:
         assert "soft_logout" not in answer.json
 
 
-async def test_a_registration_token_is_not_used_too_often(postgres: TestDatabase) -> None:
+async def test_registration_token_is_used_only_as_often_as_allowed(postgres: TestDatabase) -> None:
     config = make_config(registration=Registration(enabled=True, require_token=True))
     async with client_api(postgres.dsn, config) as worker:
         await worker.sql("INSERT INTO registration_tokens (token, uses_allowed) VALUES ('two', 2)")

@@ -1,13 +1,13 @@
-"""PUT /sendToDevice: one row per device, once per transaction, in order."""
+"""PUT /sendToDevice: one message per device and transaction, in order."""
 
 import asyncio
 from typing import Any
 
+from replication.streams import TO_DEVICE
 from shared.storage.fleet.leases import fence
 from shared.storage.streams.ends import get_stored_positions
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import ClientApi, User, client_api
-from tests.workers.client_api.keys import announced
 
 
 async def _send(user: User, txn: str, messages: Any, kind: str = "m.x") -> Any:
@@ -23,58 +23,51 @@ async def _inbox(worker: ClientApi, user_id: str) -> list[tuple[str, str]]:
     return [(row["device_id"], row["content"]) for row in rows]
 
 
-async def _add_device(worker: ClientApi, user: User, device_id: str) -> User:
-    body = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": user.user_id},
-        "password": "correct horse",
-        "device_id": device_id,
-    }
-    answer = await worker.call("POST", "/login", body)
-    assert answer.status == 200, answer.body
-    return User(worker, user.user_id, answer.json["access_token"], device_id)
-
-
-async def test_every_device_gets_one(postgres: TestDatabase) -> None:
+async def test_each_device_gets_a_message_once(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob", device_id="B1")
-        await _add_device(worker, bob, "B2")
+        await worker.log_in("bob", "B2")
         sent = await _send(
-            alice, "1",
-            {bob.user_id: {"*": {"to": "all"}, "B2": {"to": "B2"}, "NONE": {}}, "@far:away.example": {"*": {}},
-             "@nobody:example.org": {"*": {}}},
-        )  # fmt: skip
+            alice,
+            "1",
+            {
+                bob.user_id: {"*": {"to": "all"}, "B2": {"to": "B2"}, "NONE": {}},
+                "@far:away.example": {"*": {}},
+                "@nobody:example.org": {"*": {}},
+            },
+        )
         assert (sent.status, sent.json) == (200, {})
         assert await _inbox(worker, bob.user_id) == [("B1", '{"to":"all"}'), ("B2", '{"to":"B2"}')]
-        rows = announced(worker, "to_device")
+        rows = worker.bus.rows(TO_DEVICE)
         assert [(row.user_id, row.device_id, row.prior_writer) for row in rows] == [
             (bob.user_id, "B1", None),
             (bob.user_id, "B2", None),
         ]
         assert rows == sorted(rows, key=lambda row: row.position)
-        # Again, and many times at once: nothing more. The same id under another type, or of another device: more.
+        # A repeated transaction sends nothing, also when it is repeated concurrently.
         again = await asyncio.gather(*(_send(alice, "1", {bob.user_id: {"*": {}}}) for _ in range(3)))
         assert all(answer.json == {} for answer in again)
         twice = await asyncio.gather(*(_send(alice, "2", {bob.user_id: {"B1": {}}}) for _ in range(4)))
         assert all(answer.status == 200 for answer in twice)
         assert len(await _inbox(worker, bob.user_id)) == 3
+        # The same id with another type, or from another device, is another transaction.
         await _send(alice, "1", {bob.user_id: {"B1": {}}}, kind="m.y")
-        second = await _add_device(worker, alice, "A2")
+        second = await worker.log_in("alice", "A2")
         await _send(second, "1", {bob.user_id: {"B1": {}}})
         assert len(await _inbox(worker, bob.user_id)) == 5
 
 
-async def test_a_transaction_is_known_everywhere_and_names_the_one_before(postgres: TestDatabase) -> None:
+async def test_retry_at_another_process_stores_no_second_message(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker, client_api(postgres.dsn, name="client_api-2") as other:
         alice = await worker.register("alice")
-        moved = User(other, alice.user_id, alice.token, alice.device_id)
+        alice_elsewhere = User(other, alice.user_id, alice.token, alice.device_id)
         own = {alice.user_id: {alice.device_id: {"n": 1}}}
-        answers = await asyncio.gather(_send(alice, "1", own), _send(moved, "1", own))
+        answers = await asyncio.gather(_send(alice, "1", own), _send(alice_elsewhere, "1", own))
         assert [answer.status for answer in answers] == [200, 200]
         assert len(await _inbox(worker, alice.user_id)) == 1
-        assert (await _send(moved, "2", own)).status == 200
+        assert (await _send(alice_elsewhere, "2", own)).status == 200
         assert (await _send(alice, "3", own)).status == 200
-        rows = {row.position: row for each in (worker, other) for row in announced(each, "to_device")}
+        rows = {row.position: row for each in (worker, other) for row in each.bus.rows(TO_DEVICE)}
         ordered = [rows[position] for position in sorted(rows)]
         assert len(ordered) == 3
         assert (ordered[2].prior_writer, ordered[2].prior_position) == (ordered[1].writer, ordered[1].position)
@@ -82,29 +75,24 @@ async def test_a_transaction_is_known_everywhere_and_names_the_one_before(postgr
             assert ordered[1].prior_position == ordered[0].position
 
 
-async def test_a_transaction_id_ends_with_its_device(postgres: TestDatabase) -> None:
-    """A log-in after a log-out begins another device, whatever its id; a log-in of a live device continues it."""
+async def test_transaction_id_ends_with_its_device(postgres: TestDatabase) -> None:
+    """A log-in after a log-out creates a new device, even with the same id. A log-in to a live device continues it."""
     async with client_api(postgres.dsn) as worker:
-        alice, bob = await worker.register("alice"), await worker.register("bob")
-        login = {"type": "m.login.password", "user": "alice", "password": "correct horse", "device_id": "TABLET"}
+        _, bob = await worker.register("alice"), await worker.register("bob")
         to_bob = {bob.user_id: {"*": {}}}
 
-        async def log_in() -> User:
-            answer = (await worker.call("POST", "/login", login)).json
-            return User(worker, alice.user_id, answer["access_token"], answer["device_id"])
-
         for count in (1, 2):
-            tablet = await log_in()
+            tablet = await worker.log_in("alice", "TABLET")
             assert (await _send(tablet, "t1", to_bob)).status == 200
             assert len(await _inbox(worker, bob.user_id)) == count
-            tablet = await log_in()
+            tablet = await worker.log_in("alice", "TABLET")
             assert (await _send(tablet, "t1", to_bob)).status == 200
-            assert len(await _inbox(worker, bob.user_id)) == count, "the device goes on, with another token"
+            assert len(await _inbox(worker, bob.user_id)) == count, "the device is the same, its token is new"
             worker.clock.advance(1)
             assert (await tablet.call("POST", "/logout")).status == 200
 
 
-async def test_hostile_messages(postgres: TestDatabase) -> None:
+async def test_malformed_messages_are_refused(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
         hostile: list[tuple[Any, str]] = [
@@ -128,28 +116,29 @@ async def test_hostile_messages(postgres: TestDatabase) -> None:
         assert (await _send(alice, "2", {})).json == {}
 
 
-async def test_a_new_device_gets_nothing_of_a_former_one(postgres: TestDatabase) -> None:
+async def test_new_device_gets_no_messages_of_an_earlier_device(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
-        # A message that was on its way when the device of that name went.
+        # A message that was stored while the device of that id was deleted
         await worker.sql(
             "INSERT INTO to_device_messages VALUES ($1, 'OLD', 1, 1, '@x:example.org', 'm.x', '{}')", alice.user_id
         )
-        await _add_device(worker, alice, "OLD")
+        await worker.log_in("alice", "OLD")
         assert await _inbox(worker, alice.user_id) == []
         await _send(bob, "1", {alice.user_id: {"OLD": {}}})
-        await _add_device(worker, alice, "OLD")  # logs in anew: the device stays, and what it was sent
+        await worker.log_in("alice", "OLD")  # the device continues, and keeps its messages
         assert len(await _inbox(worker, alice.user_id)) == 1
 
 
-async def test_a_dead_writer_ended_at_its_last_message(postgres: TestDatabase) -> None:
-    """Whatever of it is gone: who lags would wait for it in vain, or pass over it."""
+async def test_final_position_of_a_dead_writer_counts_deleted_messages(postgres: TestDatabase) -> None:
+    """A lagging reader would otherwise wait for those messages in vain, or skip later ones."""
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         await _send(bob, "1", {alice.user_id: {"*": {}}})
         await _send(alice, "1", {bob.user_id: {"*": {}}})
-        last = max(row.position for row in announced(worker, "to_device"))
-        assert (await alice.call("POST", "/logout", {})).status == 200  # takes along what is known of her sending
+        last = max(row.position for row in worker.bus.rows(TO_DEVICE))
+        # The log-out deletes the messages to alice's device and its sent transactions.
+        assert (await alice.call("POST", "/logout", {})).status == 200
         stored = await get_stored_positions(worker.foundation.database, "to_device", 0)
         assert stored == {worker.foundation.lease: last}
         async with worker.foundation.database.connection() as conn:

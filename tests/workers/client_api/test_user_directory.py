@@ -1,4 +1,4 @@
-"""POST /user_directory/search, and the job that fills the directory."""
+"""POST /user_directory/search, and the background job that fills the directory."""
 
 from typing import Any
 
@@ -17,31 +17,32 @@ from tests.workers.synchrotron.devices import Person, person, writers
 
 
 async def _fill(world: World) -> None:
-    """Run the job to its end, as if every writer had said that it is done."""
+    """Run the job to its end, as if every writer had reported a high position."""
     await world.database.execute("""UPDATE heartbeats SET positions = '{"events": 1000000000}'""")
     while await fill_directory(world.database, SERVER):
         pass
 
 
-async def _search(who: Person, term: str, **more: Any) -> Any:
-    answer = await who.writes.call("POST", "/user_directory/search", {"search_term": term, **more})
+async def _search(searcher: Person, term: str, **more: Any) -> Any:
+    answer = await searcher.writes.call("POST", "/user_directory/search", {"search_term": term, **more})
     assert answer.status == 200, answer.body
     check_answer("users.yaml", "/user_directory/search", "post", answer.json)
     return answer.json
 
 
-async def _found(who: Person, term: str, **more: Any) -> list[str]:
-    return [user["user_id"].partition(":")[0] for user in (await _search(who, term, **more))["results"]]
+async def _found(searcher: Person, term: str, **more: Any) -> list[str]:
+    return [user["user_id"].partition(":")[0] for user in (await _search(searcher, term, **more))["results"]]
 
 
-async def _name(who: Person, name: str | None, field: str = "displayname") -> None:
-    path = f"/profile/{who.writes.quoted}/{field}"
-    answer = await who.writes.call("PUT", path, {field: name}) if name else await who.writes.call("DELETE", path)
+async def _set_profile(user: Person, name: str | None, field: str = "displayname") -> None:
+    path = f"/profile/{user.writes.quoted}/{field}"
+    call = user.writes.call
+    answer = await (call("PUT", path, {field: name}) if name else call("DELETE", path))
     assert answer.status == 200, answer.body
 
 
-def _rooms(who: Person) -> RoomUser:
-    return who.reads.writes
+def _rooms(user: Person) -> RoomUser:
+    return user.reads.writes
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,12 @@ def _rooms(who: Person) -> RoomUser:
         ("with", "", True),
     ],
 )
-def test_words(term: str, names: str, matches: bool) -> None:
+def test_search_term_matches_words_by_prefix(term: str, names: str, matches: bool) -> None:
     known, wanted = directory_words("@id.with:example.org", names), term_words(term)
     assert wanted and all(any(word.startswith(each) for word in known) for each in wanted) is matches
 
 
-def test_hostile_terms() -> None:
+def test_search_words_are_alphanumeric_and_limited() -> None:
     for term in ("", " ", "!&|()':*", "\x00", "\ud800", "@:", "' | 'a"):
         assert all(word.isalnum() for word in term_words(term))
     assert user_id_prefix("@A:B") == "@a:b" and user_id_prefix("@a\x00:b") is None and user_id_prefix("a:b") is None
@@ -82,7 +83,7 @@ def test_hostile_terms() -> None:
 
 @pytest.mark.parametrize("job_runs", [True, False])
 async def test_only_visible_users_are_found_at_once(postgres: TestDatabase, job_runs: bool) -> None:
-    """Each change counts from the answer on, whether or not the job has taken it in."""
+    """A change counts as soon as it is answered, whether or not the job has processed it."""
 
     async def fill(world: World) -> None:
         if job_runs:
@@ -90,24 +91,26 @@ async def test_only_visible_users_are_found_at_once(postgres: TestDatabase, job_
 
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
-        await _name(bob, "Bob the Beekeeper")
-        await _name(bob, "mxc://example.org/bee", "avatar_url")
-        await _name(dan, "Dan the Beekeeper")
+        await _set_profile(bob, "Bob the Beekeeper")
+        await _set_profile(bob, "mxc://example.org/bee", "avatar_url")
+        await _set_profile(dan, "Dan the Beekeeper")
         private = await _rooms(alice).create_room(invite=[bob.user_id])
         await fill(world)
-        assert await _found(alice, "bee") == []  # invited only
+        assert await _found(alice, "bee") == [], "invited only"
         await _rooms(bob).act(private, "join")
-        [found] = (await _search(alice, "BEEK the"))["results"]  # memberships are never behind
+        [found] = (await _search(alice, "BEEK the"))["results"]  # memberships need no job
         assert found == {
-            "user_id": bob.user_id, "display_name": "Bob the Beekeeper", "avatar_url": "mxc://example.org/bee",
-        }  # fmt: skip
+            "user_id": bob.user_id,
+            "display_name": "Bob the Beekeeper",
+            "avatar_url": "mxc://example.org/bee",
+        }
         assert await _found(bob, "ali") == ["@alice"] and await _found(bob, "bob") == []
         assert await _found(carol, "ali") == await _found(carol, "bee") == []
-        # A room that anybody may join, or read, shows its members; and hides them again.
+        # Public and world-readable rooms show their members to everyone, for as long as they are so.
         public = await _rooms(dan).create_room(preset="public_chat")
         await fill(world)
         assert await _found(carol, "beekeeper") == ["@dan"]
-        assert await _found(dan, "beekeeper") == ["@dan"], "in a public room one finds oneself too"
+        assert await _found(dan, "beekeeper") == ["@dan"], "members of public rooms find themselves too"
         assert await _found(carol, "@dan:example.org") == ["@dan"] and await _found(carol, "@dan:other") == []
         await _rooms(dan).put_state(public, "m.room.join_rules", {"join_rule": "invite"})
         await fill(world)
@@ -117,15 +120,15 @@ async def test_only_visible_users_are_found_at_once(postgres: TestDatabase, job_
         assert await _found(carol, "beekeeper") == ["@dan"]
         await _rooms(dan).act(public, "leave")
         assert await _found(carol, "beekeeper") == []
-        # What he calls himself in one room is nobody's business outside of it.
+        # A display name for one room is not searched.
         content = {"membership": "join", "displayname": "Secret Nick"}
         await _rooms(bob).put_state(private, "m.room.member", content, bob.user_id)
         await fill(world)
         assert await _found(alice, "nick") == []
-        await _name(bob, None)
+        await _set_profile(bob, None)
         await fill(world)
         assert await _found(alice, "beekeeper") == [] and await _found(alice, "bob") == ["@bob"]
-        # Who closed his account is gone at once.
+        # A deactivated user is not found, from the answer on.
         await api.sql("UPDATE users SET deactivated = true WHERE user_id = $1", bob.user_id)
         assert await _found(alice, "bob") == []
         await fill(world)
@@ -133,17 +136,18 @@ async def test_only_visible_users_are_found_at_once(postgres: TestDatabase, job_
             assert await api.sql("SELECT 1 FROM user_directory WHERE user_id = $1", bob.user_id) == []
 
 
-async def test_limits_order_and_errors(postgres: TestDatabase) -> None:
+async def test_results_are_ordered_and_limited(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, *others = [await person(world, api, name) for name in ("alice", "beeline", "bee", "beeman")]
         room_id = await _rooms(alice).create_room(preset="public_chat")
         for each in others:
             await _rooms(each).act(room_id, "join")
-        await _name(others[0], "")
-        await _name(others[1], "")
-        await _name(others[2], "Somebody")
+        await _set_profile(others[0], "")
+        await _set_profile(others[1], "")
+        await _set_profile(others[2], "Another")
         await _fill(world)
-        assert await _found(alice, "bee") == ["@bee", "@beeman", "@beeline"]  # the very word, then who has a name
+        # The exact word is first, then users with a display name.
+        assert await _found(alice, "bee") == ["@bee", "@beeman", "@beeline"]
         answer = await _search(alice, "bee", limit=2)
         assert len(answer["results"]) == 2 and answer["limited"] is True
         assert (await _search(alice, "bee", limit=3))["limited"] is False
@@ -161,7 +165,7 @@ async def test_limits_order_and_errors(postgres: TestDatabase) -> None:
         assert odd.status in (200, 400)
 
 
-async def test_a_name_that_thousands_have_does_not_hide_those_one_knows(postgres: TestDatabase) -> None:
+async def test_common_name_does_not_hide_users_in_shared_rooms(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob = [await person(world, api, name) for name in ("alice", "zz-john")]
         room_id = await _rooms(alice).create_room(preset="private_chat", invite=[bob.user_id])
@@ -174,23 +178,25 @@ async def test_a_name_that_thousands_have_does_not_hide_those_one_knows(postgres
         assert await _found(alice, "john") == ["@zz-john"]
 
 
-async def test_users_of_other_servers_and_of_before(postgres: TestDatabase) -> None:
-    """Users of other servers come with their memberships; users of ours from before the directory are taken in."""
+async def test_remote_users_and_earlier_local_users_are_added(postgres: TestDatabase) -> None:
+    """Remote users come from memberships. The job adds local users who registered before the directory existed."""
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice = await person(world, api, "alice")
         room_id = await _rooms(alice).create_room(preset="public_chat")
-        await world.database.execute("DELETE FROM user_directory_queue")  # as if from before the triggers
+        # As if alice had registered before the triggers existed.
+        await world.database.execute("DELETE FROM user_directory_queue")
         await _fill(world)
         assert len(await api.sql("SELECT 1 FROM user_directory")) == 1
         nid = await world.database.fetchval("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
-        # As if a join of another server had come in.
+        # As if a user of another server had joined.
         await world.database.execute(
             """
             UPDATE events SET json = replace(replace(convert_from(json, 'utf8'), '@alice:', '@remote:'),
               '"membership":"join"', '"displayname":"Rémi","membership":"join"')::bytea
             WHERE room_nid = $1 AND type = 'm.room.member'
-            """, nid,
-        )  # fmt: skip
+            """,
+            nid,
+        )
         for table in ("state_changes", "current_state"):
             await world.database.execute(
                 f"UPDATE {table} SET state_key = '@remote:elsewhere.org' WHERE type = 'm.room.member'"
@@ -201,13 +207,12 @@ async def test_users_of_other_servers_and_of_before(postgres: TestDatabase) -> N
         assert (await _search(alice, "remi"))["results"] == [
             {"user_id": "@remote:elsewhere.org", "display_name": "Rémi"}
         ]
-        everybody = make_config(user_directory=UserDirectory(search_all_users=True))
-        async with client_api(postgres.dsn, everybody, "client_api-9") as open_one:
-            bob = await open_one.register("bob")
+        search_all = make_config(user_directory=UserDirectory(search_all_users=True))
+        async with client_api(postgres.dsn, search_all, "client_api-9") as open_worker:
+            bob = await open_worker.register("bob")
             await _fill(world)
             answer = await bob.call("POST", "/user_directory/search", {"search_term": "alice"})
             assert [user["user_id"] for user in answer.json["results"]] == [alice.user_id]
-            guest = await open_one.call("POST", "/register", {}, query="kind=guest")
-            token = guest.json["access_token"]
-            refused = await open_one.call("POST", "/user_directory/search", {"search_term": "alice"}, token=token)
+            guest = await open_worker.register_guest()
+            refused = await guest.call("POST", "/user_directory/search", {"search_term": "alice"})
             assert refused.errcode == "M_GUEST_ACCESS_FORBIDDEN"

@@ -43,7 +43,7 @@ class Page:
     """One page of a room's timeline. The events are shared with other answers, so callers must not change them."""
 
     events: list[TimelineEvent]  # in the direction of reading
-    place: HistoryPoint  # the start of the next page
+    next_point: HistoryPoint
     more: bool  # True if there is a next page
     parents: Set[int]  # the numbers of the events that have bundled children
     erased: bool  # True if some events may need their redacted form (`erased_events.py`)
@@ -61,8 +61,8 @@ class _Read:
         self._parents |= rows.parents
         self._erased = self._erased or rows.erased
 
-    def page(self, place: HistoryPoint, *, more: bool) -> Page:
-        return Page(self.events, place, more, self._parents, self._erased)
+    def page(self, point: HistoryPoint, *, more: bool) -> Page:
+        return Page(self.events, point, more, self._parents, self._erased)
 
 
 def parse_event_filter(text: str | None) -> EventFilter:
@@ -90,81 +90,81 @@ class HistoryPages:
         self._memory = EventMemory(memory_bytes)
 
     async def back(
-        self, room: RoomView, place: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint = START
+        self, room: RoomView, point: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint = START
     ) -> Page:
         """Return at most `limit` events before a point, latest first. stop: the page ends there."""
         shows = passes(room, wanted)
-        place, stop = min(place, room.end_place), max(stop, room.start_place)
+        point, stop = min(point, room.end_point), max(stop, room.start_point)
         size = _page_size(limit, wanted)
         gaps = _Gaps(self._database, self._source, room)
         read = _Read()
         found = read.events
         for _ in range(_MAX_PAGES):
-            if place <= stop or len(found) >= limit:
+            if point <= stop or len(found) >= limit:
                 break
-            rows = await self._rows(read, room, place, size, forward=False)
+            rows = await self._rows(read, room, point, size, forward=False)
             ends = len(rows) < size
-            await gaps.look_ahead(stop if ends else rows[-1].place, place)
+            await gaps.look_ahead(stop if ends else rows[-1].point, point)
             state = _Crossing.DONE
-            cut = bool(rows) and rows[-1].place < stop
+            cut = bool(rows) and rows[-1].point < stop
             for row in rows:
                 if gaps.ahead:
-                    place, state = await gaps.cross(place, max(stop, point_after(row.place)))
+                    point, state = await gaps.cross(point, max(stop, point_after(row.point)))
                     if state is not _Crossing.DONE:
                         break
-                    place = row.place
-                if cut and row.place < stop:
+                    point = row.point
+                if cut and row.point < stop:
                     return read.page(stop, more=False)
                 event = self._memory.event(room.version, row)
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
-                        place = row.place
+                        point = row.point
                         break
             else:
-                place = rows[-1].place if rows else place
+                point = rows[-1].point if rows else point
                 if ends:
-                    place, state = await gaps.cross(place, stop)
+                    point, state = await gaps.cross(point, stop)
                     if state is _Crossing.DONE:
                         return read.page(stop, more=False)
             if state is _Crossing.ENOUGH:
                 break
-        return read.page(place, more=place > stop)
+        return read.page(point, more=point > stop)
 
     async def forward(
-        self, room: RoomView, place: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint | None = None
+        self, room: RoomView, point: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint | None = None
     ) -> Page:
         """Return at most `limit` events from a point on, earliest first. stop: the page ends before it."""
         shows = passes(room, wanted)
-        end = room.end_place if stop is None else min(room.end_place, stop)
+        end = room.end_point if stop is None else min(room.end_point, stop)
         size = _page_size(limit, wanted)
         read = _Read()
         found = read.events
         for _ in range(_MAX_PAGES):
-            if place >= end or len(found) >= limit:
+            if point >= end or len(found) >= limit:
                 break
-            rows = await self._rows(read, room, place, size, forward=True)
-            cut = bool(rows) and rows[-1].place >= end
+            rows = await self._rows(read, room, point, size, forward=True)
+            cut = bool(rows) and rows[-1].point >= end
             for row in rows:
-                if cut and row.place >= end:
+                if cut and row.point >= end:
                     return read.page(end, more=False)
                 event = self._memory.event(room.version, row)
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
-                        place = point_after(row.place)
+                        point = point_after(row.point)
                         break
             else:
                 if len(rows) < size:
                     return read.page(end, more=False)
-                place = point_after(rows[-1].place)
-        return read.page(place, more=place < end)
+                point = point_after(rows[-1].point)
+        return read.page(point, more=point < end)
 
     async def _rows(
-        self, read: _Read, room: RoomView, place: HistoryPoint, size: int, *, forward: bool
+        self, read: _Read, room: RoomView, point: HistoryPoint, size: int, *, forward: bool
     ) -> list[TimelineRow]:
         history = room.record.last_anchor is not None
-        page = await get_page(self._database, room.room_nid, place, size, forward=forward, history=history)
+        page = await get_page(self._database, room.room_nid, point, size, forward=forward, history=history)
         read.note(page)
         await load_branches(self._database, room, page.rows)
         return page.rows
@@ -187,28 +187,28 @@ class _Gaps:
         self._left = _MAX_FILLS
         self.ahead: list[int] = []  # anchors of gaps that were not tried yet, latest first
 
-    async def look_ahead(self, low: HistoryPoint, place: HistoryPoint) -> None:
+    async def look_ahead(self, low: HistoryPoint, point: HistoryPoint) -> None:
         """Find the gaps between two points. Ordinals are dense, so a page has at most one gap per live event."""
         if self._room.record.last_anchor is None:
             return
-        anchors = await get_gap_anchors(self._database, self._room.room_nid, low.ordinal, place.ordinal, _PAGE + 1)
-        self.ahead = [anchor for anchor in anchors if gap_start(anchor) < place and anchor not in self._refused]
+        anchors = await get_gap_anchors(self._database, self._room.room_nid, low.ordinal, point.ordinal, _PAGE + 1)
+        self.ahead = [anchor for anchor in anchors if gap_start(anchor) < point and anchor not in self._refused]
 
-    async def cross(self, place: HistoryPoint, low: HistoryPoint) -> tuple[HistoryPoint, _Crossing]:
-        """Try the gaps whose open edge lies between `low` and `place`, going back. Return the point reached.
+    async def cross(self, point: HistoryPoint, low: HistoryPoint) -> tuple[HistoryPoint, _Crossing]:
+        """Try the gaps whose open edge lies between `low` and `point`, going back. Return the point reached.
 
         The point moves to the far side of a gap that cannot be filled, so that no later page tries it again.
         """
         while self.ahead and gap_start(self.ahead[0]) >= low:
             if not self._left:
-                return place, _Crossing.ENOUGH
+                return point, _Crossing.ENOUGH
             self._left -= 1
             anchor = self.ahead.pop(0)
             if await self._source.fill(self._room.record, anchor):
-                return place, _Crossing.FILLED
+                return point, _Crossing.FILLED
             self._refused.add(anchor)
-            place = gap_start(anchor)
-        return place, _Crossing.DONE
+            point = gap_start(anchor)
+        return point, _Crossing.DONE
 
 
 def _page_size(limit: int, wanted: EventFilter) -> int:

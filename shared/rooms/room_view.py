@@ -39,12 +39,12 @@ class RoomView:
     ignored: frozenset[UserId] = frozenset()  # users whose messages the user ignores
 
     @property
-    def start_place(self) -> HistoryPoint:
+    def start_point(self) -> HistoryPoint:
         """The point before the first event that the room may have."""
         return _FIRST_LIVE if self.record.last_anchor is None else START
 
     @property
-    def end_place(self) -> HistoryPoint:
+    def end_point(self) -> HistoryPoint:
         """The point after the last event in the view."""
         return point_after(HistoryPoint(self.end))
 

@@ -66,7 +66,7 @@ def shown_event(
             unsigned["msc4354_sticky_duration_ttl_ms"] = ttl_ms
     if event.previous is not None:
         unsigned["replaces_state"] = event.previous.event_id
-        if view.may_see_place(event.previous.ordinal):
+        if view.may_see_at(event.previous.ordinal):
             unsigned["prev_content"] = orjson.Fragment(event.previous.content)
     if event.redacted_because is not None:
         because = event.redacted_because

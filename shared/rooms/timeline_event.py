@@ -66,7 +66,7 @@ class TimelineEvent:
     sticky_ms: int | None = None  # the duration of a sticky event (MSC4354)
 
     @property
-    def place(self) -> HistoryPoint:
+    def point(self) -> HistoryPoint:
         return HistoryPoint(self.ordinal, -self.back)
 
     @property

@@ -50,8 +50,8 @@ class BranchState(NamedTuple):
 
 def value_before(history: History, ordinal: int) -> str | None:
     """Return the value that holds just before an ordinal."""
-    place = bisect_left(history, (ordinal, ""))
-    return history[place - 1][1] if place else None
+    index = bisect_left(history, (ordinal, ""))
+    return history[index - 1][1] if index else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,13 @@ class Viewpoint:
         """Return True if the user may see the event."""
         branch = self.branches.get(event.state_nid) if event.state_nid is not None else None
         ordinal = event.ordinal
-        # Not *at* that ordinal: if state resolution made the user joined, the event there is somebody else's.
+        # Not *at* that ordinal: if state resolution made the user joined, the event there is another user's.
         if branch is None and self.joined_throughout_from is not None and ordinal > self.joined_throughout_from:
             return True
         own = event.type == MEMBER and event.state_key == self.user_id
         if self.end is not None and (ordinal > self.end or (ordinal == self.end and not event.back)):
             # The user always sees the event that ended it, such as a withdrawn invite or a ban. If state resolution
-            # ended it, the event there is somebody else's, and the state before it decides.
+            # ended it, the event there is another user's, and the state before it decides.
             if ordinal > self.end:
                 return False
             if own:
@@ -118,7 +118,7 @@ class Viewpoint:
             return "join"
         return value_before(self.memberships, event.ordinal)
 
-    def may_see_place(self, ordinal: int) -> bool:
+    def may_see_at(self, ordinal: int) -> bool:
         """Return True if the user may see an ordinary event at an ordinal."""
         if self._is_while_joined(ordinal, 0):
             return True
@@ -160,5 +160,5 @@ class Viewpoint:
             return True  # joined now; `memberships` may be incomplete for earlier times
         if value_before(self.memberships, ordinal) == "join":
             return True
-        place = bisect_left(self.memberships, (ordinal, ""))
-        return any(membership == "join" for _, membership in self.memberships[place:])
+        index = bisect_left(self.memberships, (ordinal, ""))
+        return any(membership == "join" for _, membership in self.memberships[index:])

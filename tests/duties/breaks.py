@@ -192,7 +192,7 @@ BREAKS = (
           _API + "test_account_data.py::test_account_data_is_stored_by_type_and_room"),
     Break("D065", "shared.rooms.viewpoint:Viewpoint.membership_after", around(_is_the_membership_before),
           _SYNC + "test_unsigned.py::test_membership_of_the_reader_at_each_event"),
-    Break("D066", "shared.rooms.viewpoint:Viewpoint.may_see_place", around(_sees),
+    Break("D066", "shared.rooms.viewpoint:Viewpoint.may_see_at", around(_sees),
           _SYNC + "test_unsigned.py::test_prev_content_is_for_users_who_could_see_it"),
     Break("D068", "shared.rooms.viewpoint:may_see", around(_overlooks_the_own_event),
           _SYNC + "test_viewpoint.py::test_visibility_of_every_event_of_every_history"),

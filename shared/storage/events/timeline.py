@@ -183,7 +183,7 @@ class TimelineRow(NamedTuple):
     gap: bool
 
     @property
-    def place(self) -> HistoryPoint:
+    def point(self) -> HistoryPoint:
         return HistoryPoint(self.ordinal, -self.back)
 
 

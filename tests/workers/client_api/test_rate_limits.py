@@ -52,8 +52,8 @@ class _ToOwner:
 
 
 def _fleet(others: int, clock: MockClock, *, owner_there: bool = True) -> tuple[list[FleetRateLimiter], _ToOwner]:
-    nobody: Any = _ToOwner(None)
-    owner = FleetRateLimiter(_LIMITS, clock, InternalClient(nobody, "secret"), _Slots(True))
+    unreachable: Any = _ToOwner(None)
+    owner = FleetRateLimiter(_LIMITS, clock, InternalClient(unreachable, "secret"), _Slots(True))
     client: Any = _ToOwner(owner if owner_there else None)
     to_owner = InternalClient(client, "secret")
     limiters = [FleetRateLimiter(_LIMITS, clock, to_owner, _Slots(False)) for _ in range(others)]

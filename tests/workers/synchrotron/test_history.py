@@ -13,7 +13,7 @@ from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import START, HistoryPoint, gap_start, point_after
 from shared.rooms import history_page
 from shared.rooms.history_page import HistoryPages, StoredHistory
-from shared.rooms.place_tokens import format_place, parse_place
+from shared.rooms.history_tokens import format_point, parse_point
 from shared.rooms.room_view import load_branches, open_room
 from shared.storage.events import timeline
 from shared.storage.events.batch import REJECTED, SOFT_FAILED
@@ -34,8 +34,8 @@ places = st.builds(
 
 @given(places, places)
 def test_point_tokens_keep_points_and_their_order(one: HistoryPoint, other: HistoryPoint) -> None:
-    assert parse_place(format_place(*one)) == one
-    assert (format_place(*one) == format_place(*other)) == (one == other)
+    assert parse_point(format_point(*one)) == one
+    assert (format_point(*one) == format_point(*other)) == (one == other)
     assert one >= START
     if not one.starts_gap:
         after = point_after(one)
@@ -72,7 +72,7 @@ def test_point_tokens_keep_points_and_their_order(one: HistoryPoint, other: Hist
 )
 def test_other_tokens_are_refused(token: str) -> None:
     with pytest.raises(MatrixError) as raised:
-        parse_place(token)
+        parse_point(token)
     assert raised.value.errcode == "M_INVALID_PARAM"
 
 
@@ -97,15 +97,15 @@ async def walk(
     for _ in range(300):
         view = await open_room(stored.database, room.room_id, user_id)
         if back:
-            page = await pages.back(view, start or view.end_place, limit, wanted, stop=stop or START)
+            page = await pages.back(view, start or view.end_point, limit, wanted, stop=stop or START)
         else:
-            page = await pages.forward(view, start or view.start_place, limit, wanted, stop=stop)
+            page = await pages.forward(view, start or view.start_point, limit, wanted, stop=stop)
         found += [event.event_id for event in page.events]
         assert len(page.events) <= limit
         if not page.more:
             return found
-        assert page.place != start, "a page that does not move"
-        start = parse_place(format_place(*page.place))
+        assert page.next_point != start, "a page that does not move"
+        start = parse_point(format_point(*page.next_point))
     raise AssertionError("the pages do not end")
 
 
@@ -177,7 +177,7 @@ async def test_empty_page_is_not_the_end(postgres_module: TestDatabase, monkeypa
         await room.save()
         pages, wanted = HistoryPages(stored.database, StoredHistory()), parse_room_event_filter({"types": ["x"]})
         view = await open_room(stored.database, room.room_id, ALICE)
-        page = await pages.back(view, view.end_place, 5, wanted)
+        page = await pages.back(view, view.end_point, 5, wanted)
         assert (page.events, page.more) == ([], True)
         assert await walk(stored, pages, room, 5, wanted, back=True) == [first]
 
@@ -260,7 +260,7 @@ async def test_one_page_tries_a_limited_number_of_gaps(postgres_module: TestData
         await room.save()
         source = Elsewhere(room, {})
         view = await open_room(stored.database, room.room_id, ALICE)
-        page = await HistoryPages(stored.database, source).back(view, view.end_place, 100, ALL)
+        page = await HistoryPages(stored.database, source).back(view, view.end_point, 100, ALL)
         assert page.more and 0 < len(page.events) < 10
         assert len(source.asked) == 5
         found = await walk(stored, HistoryPages(stored.database, source), room, 100, back=True)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
@@ -199,7 +199,7 @@ async def test_fetched_events_come_with_the_state_at_them(postgres_module: TestD
         lazy = {"lazy_load_members": True}
         context = (await reads.get(room, f"context/{quote(middle)}", limit=0, filter=lazy)).json
         assert states(context["state"]) == {create, bob, old_name}
-        page = (await reads.get(room, "messages", dir="b", limit=2, filter=lazy, **{"from": format_place(5)})).json
+        page = (await reads.get(room, "messages", dir="b", limit=2, filter=lazy, **{"from": format_point(5)})).json
         assert states(page["state"]) == {bob}
 
         event = (await reads.get(room, f"event/{quote(middle)}")).json
@@ -209,10 +209,10 @@ async def test_fetched_events_come_with_the_state_at_them(postgres_module: TestD
             for path in (f"event/{quote(event_id)}", f"context/{quote(event_id)}"):
                 assert (await reads.get(room, path)).errcode == "M_NOT_FOUND"
         # Members at a point in fetched history, on a branch that does not have hers.
-        at = format_place(5, -1)
+        at = format_point(5, -1)
         members = (await reads.get(room, "members", at=at)).json["chunk"]
         assert states(members) == {bob}
-        for at in (format_place(5), format_place(5, -3), format_place(5, -9)):
+        for at in (format_point(5), format_point(5, -3), format_point(5, -9)):
             assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {bob, mine}
         assert (await reads.get(room, "members", at="p2-5")).errcode == "M_INVALID_PARAM"
 
@@ -227,13 +227,13 @@ async def test_members_of_a_branch(postgres_module: TestDatabase) -> None:
         renamed = room.history(3, **room.member(BOB, "join"), state_nid=room.snapshot(1, [then]))
         await room.save()
         lazy = {"lazy_load_members": True}
-        page = (await reads.get(room, "messages", dir="b", limit=1, filter=lazy, **{"from": format_place(3)})).json
+        page = (await reads.get(room, "messages", dir="b", limit=1, filter=lazy, **{"from": format_point(3)})).json
         assert states(page["chunk"]) == states(page["state"]) == {renamed}, "the member as of the latest event"
         context = (await reads.get(room, f"context/{quote(renamed)}", limit=0, filter=lazy)).json
         assert states(context["state"]) == {renamed}
         # Before the event the branch has the previous one. Where no fetched event lies, the line counts.
-        assert states((await reads.get(room, "members", at=format_place(3, -1))).json["chunk"]) == {then}
-        for at in (format_place(3, -2), format_place(3)):
+        assert states((await reads.get(room, "members", at=format_point(3, -1))).json["chunk"]) == {then}
+        for at in (format_point(3, -2), format_point(3)):
             assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {now, mine}
 
 
@@ -250,7 +250,7 @@ async def test_sync_token_is_the_point_after_its_last_event(postgres_module: Tes
         fetched = [room.history(4), room.history(4)][::-1]
         room.gap(4)
         await room.save()
-        new_batch = format_place(4)  # the `prev_batch` of a timeline that begins after the gap
+        new_batch = format_point(4)  # the `prev_batch` of a timeline that begins after the gap
 
         assert await reads.ids(room, dir="b", **{"from": token}) == told[::-1]
         assert await reads.ids(room, dir="f", **{"from": token}) == fetched + later
@@ -260,7 +260,7 @@ async def test_sync_token_is_the_point_after_its_last_event(postgres_module: Tes
         assert await reads.ids(room, dir="b", to=new_batch) == later[::-1]
         assert await reads.ids(room, dir="b", **{"from": new_batch}) == (told + fetched)[::-1]
         page = (await reads.get(room, "messages", dir="b", limit=1, **{"from": token})).json
-        assert page["start"] == token and page["end"] == format_place(3)
+        assert page["start"] == token and page["end"] == format_point(3)
         future = format_sync_token(StreamToken({"events": Vector(lease, position + 10**6)}))
         assert (await reads.get(room, "messages", dir="b", **{"from": future})).errcode == "M_INVALID_PARAM"
 
@@ -380,9 +380,9 @@ async def test_former_member_reads_the_state_of_their_leave(postgres_module: Tes
         room.gap(6)
         await room.save()
         assert states((await reads.get(room, "state")).json) == {bob, name, left}
-        for query in ({}, {"at": format_place(99)}, {"at": format_place(7, -1)}):
+        for query in ({}, {"at": format_point(99)}, {"at": format_point(7, -1)}):
             assert states((await reads.get(room, "members", **query)).json["chunk"]) == {bob, left}
-        members = (await reads.get(room, "members", at=format_place(2))).json["chunk"]
+        members = (await reads.get(room, "members", at=format_point(2))).json["chunk"]
         assert [each["type"] for each in members] == [MEMBER] and states(members) == {bob}
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.history_point import HistoryPoint
-from shared.rooms.place_tokens import format_place, parse_place
+from shared.rooms.history_tokens import format_point, parse_point
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from tests.workers.synchrotron.events import event
 from workers.synchrotron.rooms.cached_room import StateEntry, StateKey
@@ -124,4 +124,4 @@ def test_members_that_lazy_loading_needs() -> None:
 
 @given(st.integers(0, 10**17))
 def test_prev_batch_tokens_keep_their_point(ordinal: int) -> None:
-    assert parse_place(format_place(ordinal)) == HistoryPoint(ordinal)
+    assert parse_point(format_point(ordinal)) == HistoryPoint(ordinal)

@@ -1,7 +1,7 @@
 """Management of delayed events (MSC4140). The owner of the room schedules and sends them.
 
-The stable paths need an access token. Under the unstable paths the id is enough, which nobody can guess: a call's media
-server that has it from a client can restart or send the event after the client has vanished.
+The stable paths need an access token. The unstable paths need only the id, which cannot be guessed. With an id from the
+client, a call's media server can restart or send the event after the client has vanished.
 """
 
 import asyncio

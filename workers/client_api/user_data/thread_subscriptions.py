@@ -40,7 +40,7 @@ class ThreadSubscriptions:
         spec="MSC4306",
     )
     async def set_thread_subscription(self, request: Request) -> Response:
-        """PUT /rooms/{roomId}/thread/{threadRootId}/subscription. Guests may subscribe: nobody else sees it.
+        """PUT /rooms/{roomId}/thread/{threadRootId}/subscription. Guests may subscribe, as no other user sees it.
 
         Raises M_NOT_FOUND, M_NOT_IN_THREAD (400), M_CONFLICTING_UNSUBSCRIPTION (409).
         """

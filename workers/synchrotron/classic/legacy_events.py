@@ -23,7 +23,7 @@ from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, Page
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import MEMBER
@@ -186,14 +186,14 @@ class RoomPreviews:
         reader = Reader.of(user, self._clock.now_ms())
         return {
             "start": start,
-            "end": format_place(*page.place) if page.more else now,
+            "end": format_point(*page.next_point) if page.more else now,
             "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
 
     async def _page(self, room: RoomView, start: str, now: str, limit: int) -> Page:
-        place = await point_of_token(self._database, self._tokens, room, start)
+        point = await point_of_token(self._database, self._tokens, room, start)
         stop: HistoryPoint = await point_of_token(self._database, self._tokens, room, now)
-        return await self._pages.forward(room, place, limit, EventFilter(), stop=stop)
+        return await self._pages.forward(room, point, limit, EventFilter(), stop=stop)
 
 
 def refuse_guest(request: Request) -> None:

@@ -18,7 +18,7 @@ from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader, shown_event
 from shared.runtime.clock import Clock
@@ -144,8 +144,8 @@ class LegacyInitialSync:
         await self._tokens.reach_present(user_id)
         # The messages end at this token, even if the database has more: /events continues from there.
         end = format_sync_token(self._tokens.now())
-        place = min(await point_of_token(self._database, self._tokens, room, end), room.end_place)
-        page = await self._pages.back(room, place, limit, EventFilter())
+        point = min(await point_of_token(self._database, self._tokens, room, end), room.end_point)
+        page = await self._pages.back(room, point, limit, EventFilter())
         events = page.events[::-1]
         if page.erased:
             events = list(await strip_erased(self._database, room, events))
@@ -153,7 +153,7 @@ class LegacyInitialSync:
         head: dict[str, Any] = {
             "room_id": room_id,
             "messages": {
-                "start": format_place(*page.place),
+                "start": format_point(*page.next_point),
                 "end": end,
                 "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
             },

@@ -26,7 +26,7 @@ from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
@@ -259,15 +259,15 @@ class Search:
             (encoded,) = await shown_events(self._database, room, [event], reader)
             return {"rank": hit.rank, "result": encoded}
         everything = EventFilter()
-        before = await self._pages.back(room, event.place, min(around.before_limit, _MAX_CONTEXT), everything)
-        place = point_after(event.place)
-        after = await self._pages.forward(room, place, min(around.after_limit, _MAX_CONTEXT), everything)
+        before = await self._pages.back(room, event.point, min(around.before_limit, _MAX_CONTEXT), everything)
+        point = point_after(event.point)
+        after = await self._pages.forward(room, point, min(around.after_limit, _MAX_CONTEXT), everything)
         shown = await strip_erased(self._database, room, [*before.events, event, *after.events])
         encoded_all = await shown_events(self._database, room, shown, reader)
         count = len(before.events)
         context: dict[str, Any] = {
-            "start": format_place(*before.place),
-            "end": format_place(*after.place),
+            "start": format_point(*before.next_point),
+            "end": format_point(*after.next_point),
             "events_before": encoded_all[:count],
             "events_after": encoded_all[count + 1 :],
         }

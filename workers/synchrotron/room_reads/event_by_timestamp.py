@@ -60,7 +60,7 @@ class EventByTimestamp:
             for event in map(room.event, rows):
                 if nearest is not None and event.origin_server_ts != nearest.origin_server_ts:
                     return nearest
-                closer = nearest is None or (event.place < nearest.place) == forward
+                closer = nearest is None or (event.point < nearest.point) == forward
                 if closer and room.view.may_see(event):
                     nearest = event
             if len(rows) < _PAGE:

@@ -2,7 +2,7 @@
 
 from shared.core.errors import invalid_param
 from shared.core.history_point import HistoryPoint, point_after
-from shared.rooms.place_tokens import is_place, parse_place
+from shared.rooms.history_tokens import is_history_token, parse_point
 from shared.rooms.room_view import RoomView
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import get_ordinal_at
@@ -16,8 +16,8 @@ async def point_of_token(database: Database, tokens: SyncTokens, room: RoomView,
     A token of either form of sync names the point right after everything in its response. History that is fetched
     later into a gap after that event lies beyond the point.
     """
-    if is_place(text):
-        return parse_place(text)
+    if is_history_token(text):
+        return parse_point(text)
     vector = (await tokens.parse(sync_token_in(text))).vector("events")
     ordinal = await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above)
     return point_after(HistoryPoint(ordinal))

@@ -16,7 +16,7 @@ from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, parse_event_filter
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.rooms.room_view import RoomView, get_visible_event, open_room
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
@@ -68,21 +68,24 @@ class Messages:
         stop = await optional_point(self._database, self._tokens, room, request.query_text("to"))
         start = await optional_point(self._database, self._tokens, room, start_text)
         if direction == "b":
-            start = room.end_place if start is None else start
+            start = room.end_point if start is None else start
             page = await self._pages.back(room, start, limit, wanted, stop=stop or START)
         else:
-            start = room.start_place if start is None else start
+            start = room.start_point if start is None else start
             page = await self._pages.forward(room, start, limit, wanted, stop=stop)
         events = await strip_erased(self._database, room, page.events) if page.erased else page.events
         reader = self._reader(request)
         body: dict[str, Any] = {
-            "start": start_text or format_place(*start),
+            "start": start_text or format_point(*start),
             "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
         # Not where the room begins or the reader's view ends. At `to`, or at the live end, a client may continue later.
-        more = page.place > room.start_place if direction == "b" else room.follows or page.place < room.end_place
+        if direction == "b":
+            more = page.next_point > room.start_point
+        else:
+            more = room.follows or page.next_point < room.end_point
         if page.more or more:
-            body["end"] = format_place(*page.place)
+            body["end"] = format_point(*page.next_point)
         if wanted.lazy_load_members and page.events:
             members = await strip_erased(self._database, room, await self._senders(room, page.events))
             body["state"] = [
@@ -107,10 +110,10 @@ class Messages:
         wanted = parse_event_filter(request.query_text("filter"))
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         event = await get_visible_event(self._database, room, request.params["eventId"])
-        before = await self._pages.back(room, event.place, limit - limit // 2, wanted)
+        before = await self._pages.back(room, event.point, limit - limit // 2, wanted)
         # One side may have what the other leaves of the limit.
         left = limit - len(before.events)
-        after = await self._pages.forward(room, point_after(event.place), min(left, limit // 2), wanted)
+        after = await self._pages.forward(room, point_after(event.point), min(left, limit // 2), wanted)
         last = after.events[-1] if after.events else event
         shown = [*before.events, event, *after.events]
         state = await self._state_after(room, last, shown, wanted)
@@ -120,8 +123,8 @@ class Messages:
         encoded = await shown_events(self._database, room, shown, reader)
         return json_response(
             {
-                "start": format_place(*(before.place if before.events else event.place)),
-                "end": format_place(*point_after(last.place)),
+                "start": format_point(*(before.next_point if before.events else event.point)),
+                "end": format_point(*point_after(last.point)),
                 "event": encoded[len(before.events)],
                 "events_before": encoded[: len(before.events)],
                 "events_after": encoded[len(before.events) + 1 :],
@@ -176,7 +179,7 @@ class Messages:
 
     async def _senders(self, room: RoomView, events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
         """Return the member events of the senders, as of the latest of the events."""
-        latest = max(events, key=lambda event: event.place)
+        latest = max(events, key=lambda event: event.point)
         keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
         # The room's line has a member event of nearly every sender. On a branch, the snapshot has the right ones.
         rows = await get_keys_before(self._database, room.room_nid, latest.ordinal + 1, keys)

@@ -15,7 +15,7 @@ from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import StoredChildEvents, bundle, shown_events
 from shared.rooms.erased_events import strip_erased
-from shared.rooms.place_tokens import format_place, parse_place
+from shared.rooms.history_tokens import format_point, parse_point
 from shared.rooms.room_view import RoomView, get_visible_event, load_branches, open_room
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import TimelineEvent
@@ -91,9 +91,9 @@ class Relations:
         start = await optional_point(self._database, self._tokens, room, start_text)
         stop = await optional_point(self._database, self._tokens, room, request.query_text("to"))
         if forward:
-            start, stop = start or room.start_place, min(stop or room.end_place, room.end_place)
+            start, stop = start or room.start_point, min(stop or room.end_point, room.end_point)
         else:
-            start, stop = min(start or room.end_place, room.end_place), stop or room.start_place
+            start, stop = min(start or room.end_point, room.end_point), stop or room.start_point
         if recurse:
             read_page = await self._all_levels(room, parent.event_id, wanted, stop, forward=forward)
         else:
@@ -102,7 +102,7 @@ class Relations:
         shown = await strip_erased(self._database, room, found)
         body: dict[str, Any] = {"chunk": await shown_events(self._database, room, shown, self._reader(request))}
         if next_point is not None:
-            body["next_batch"] = format_place(*next_point)
+            body["next_batch"] = format_point(*next_point)
         if start_text is not None:
             body["prev_batch"] = start_text
         if recurse:
@@ -126,14 +126,14 @@ class Relations:
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=self._max_events)
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         text = request.query_text("from")
-        point = room.end_place if text is None else min(parse_place(text), room.end_place)
+        point = room.end_point if text is None else min(parse_point(text), room.end_point)
         participant = request.user.user_id if include == "participated" else None
         reader = self._reader(request)
         chunk: list[Any] = []
         more = True
         for _ in range(_MAX_PAGES):
             size = limit - len(chunk)
-            rows = await get_thread_roots(self._database, room.room_nid, point, room.end_place, size, participant)
+            rows = await get_thread_roots(self._database, room.room_nid, point, room.end_point, size, participant)
             chunk += await self._shown_roots(room, [row for _, row in rows if row is not None], reader)
             point = rows[-1][0] if rows else point
             more = len(rows) == size
@@ -141,7 +141,7 @@ class Relations:
                 break
         body: dict[str, Any] = {"chunk": chunk}
         if more:
-            body["next_batch"] = format_place(*point)
+            body["next_batch"] = format_point(*point)
         return json_response(body)
 
     def _one_level(
@@ -199,7 +199,7 @@ class Relations:
             found += [event for event in map(room.event, rows) if room.shows(event)]
             if len(rows) < size:
                 return found, None
-            point = point_after(rows[-1].place) if forward else rows[-1].place
+            point = point_after(rows[-1].point) if forward else rows[-1].point
             if len(found) >= limit:
                 break
         return found, point

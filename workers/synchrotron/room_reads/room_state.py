@@ -118,7 +118,7 @@ class RoomState:
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         at = request.query_text("at")
         point = None if at is None else await point_of_token(self._database, self._tokens, room, at)
-        pages = self._members_at(room, room.end_place if point is None else min(point, room.end_place))
+        pages = self._members_at(room, room.end_point if point is None else min(point, room.end_point))
         encode, erased = self._encode(request, room), await erased_in(self._database, room)
 
         def encode_wanted(row: TimelineRow) -> bytes | None:
@@ -163,7 +163,7 @@ class RoomState:
         """Yield the member events of the state at a point. An event of fetched history has a state of its own."""
         if point.step and not point.starts_gap:
             found = await get_events_from(self._database, room.room_nid, point, 1)
-            if found and found[0].place == point and found[0].state_nid is not None:
+            if found and found[0].point == point and found[0].state_nid is not None:
                 state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
                 yield [row for row in state if room.event(row).type == MEMBER]
                 return

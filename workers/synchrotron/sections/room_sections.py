@@ -10,7 +10,7 @@ from shared.core.heroes import heroes_for
 from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.sticky_events import STICKY_KEY
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
@@ -303,7 +303,7 @@ class RoomSections:
         key = context.state_after or "state"
         return {
             key: {"events": state} if draft.block is None else SharedEvents(draft.block.pieces, state),
-            "timeline": {"events": encoded, "limited": timeline.limited, "prev_batch": format_place(timeline.start)},
+            "timeline": {"events": encoded, "limited": timeline.limited, "prev_batch": format_point(timeline.start)},
         }
 
     def _ephemeral(

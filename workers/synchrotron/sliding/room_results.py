@@ -13,7 +13,7 @@ from shared.core.heroes import heroes_for
 from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
-from shared.rooms.place_tokens import format_place
+from shared.rooms.history_tokens import format_point
 from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
@@ -249,7 +249,7 @@ class RoomResults:
         result.size_bytes = sum(len(event.body) for event in (*state, *timeline.shown))
         result.events, result.expanded, result.limited = timeline.shown, expanded, timeline.limited
         if timeline.shown or timeline.limited or known is None:
-            result.prev_batch = format_place(timeline.start)
+            result.prev_batch = format_point(timeline.start)
         if context.with_counts and build.is_joined:
             result.counts = (await self._unread.of(context.user, room, build.end)).all
         if context.span.since is not None:

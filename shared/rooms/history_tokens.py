@@ -15,25 +15,25 @@ _LIVE = re.compile(r"p1-(0|[1-9][0-9]{0,17})", re.ASCII)
 _HISTORY = re.compile(r"p2-([1-9][0-9]{0,17})-(0|[1-9][0-9]{0,9})", re.ASCII)
 
 
-def format_place(ordinal: int, step: int = 0) -> str:
+def format_point(ordinal: int, step: int = 0) -> str:
     """Return the token of a point in the timeline."""
     if step == 0:
         return f"p1-{ordinal}"
     return f"p2-{ordinal}-{0 if HistoryPoint(ordinal, step).starts_gap else -step}"
 
 
-def is_place(token: str) -> bool:
+def is_history_token(token: str) -> bool:
     return token.startswith(_PREFIXES)
 
 
-def parse_place(token: str) -> HistoryPoint:
-    """Return the point of a token. Raises M_INVALID_PARAM for anything that `format_place` does not write."""
+def parse_point(token: str) -> HistoryPoint:
+    """Return the point of a token. Raises M_INVALID_PARAM for anything that `format_point` does not write."""
     if live := _LIVE.fullmatch(token):
         return HistoryPoint(int(live[1]))
     if history := _HISTORY.fullmatch(token):
-        place = HistoryPoint(int(history[1]), -int(history[2]))
-        if place.step == 0:
-            return gap_start(place.ordinal)
-        if place > gap_start(place.ordinal):
-            return place
+        point = HistoryPoint(int(history[1]), -int(history[2]))
+        if point.step == 0:
+            return gap_start(point.ordinal)
+        if point > gap_start(point.ordinal):
+            return point
     raise invalid_param("The token is malformed")

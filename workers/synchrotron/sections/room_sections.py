@@ -44,7 +44,7 @@ _NAMING = (_NAME, _ALIAS)
 _IN_SUMMARY = frozenset({MEMBER, "m.room.name", "m.room.canonical_alias"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SectionContext:
     """The context that the sections of all rooms in a response share."""
 

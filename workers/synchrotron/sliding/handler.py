@@ -22,7 +22,7 @@ from workers.synchrotron.sliding import deployed_codec, merged_codec
 from workers.synchrotron.sliding.connection_state import ConnectionState
 from workers.synchrotron.sliding.connections import EMPTY, Connections, unknown_pos
 from workers.synchrotron.sliding.engine import Engine
-from workers.synchrotron.sliding.extensions.extension import Extensions, parse_scope
+from workers.synchrotron.sliding.extensions.extension import SENT_BITS, Extensions, parse_scope
 from workers.synchrotron.sliding.pending import BuiltResponse, EnabledExtension, PendingRequest, Progress
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos
 from workers.synchrotron.sliding.request import Limits, SlidingRequest
@@ -163,7 +163,14 @@ class SlidingSync:
             extension = self._extensions.get(name)
             scope = None if extension is None else parse_scope(parameters)
             if extension is not None and scope is not None:
-                found.append(EnabledExtension(extension, extension.check(parameters), scope))
+                found.append(
+                    EnabledExtension(
+                        extension=extension,
+                        parameters=extension.check(parameters),
+                        scope=scope,
+                        bit=SENT_BITS[name] if extension.per_room else 0,
+                    )
+                )
         return found
 
     async def _reach(self, pos: Pos | None) -> StreamToken | None:

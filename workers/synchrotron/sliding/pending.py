@@ -8,24 +8,22 @@ from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.stream_token import StreamToken
 from workers.synchrotron.sliding.connection_state import ConnectionState
 from workers.synchrotron.sliding.connections import Connection
-from workers.synchrotron.sliding.extensions.extension import SENT_BITS, Extension, Scope
+from workers.synchrotron.sliding.extensions.extension import Extension, Scope
 from workers.synchrotron.sliding.request import SlidingRequest
 from workers.synchrotron.sliding.response import SlidingResponse
 from workers.synchrotron.users.lazy_members import SentMembers
 from workers.synchrotron.users.sync_user import SyncUser
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnabledExtension:
     """An extension that a request enables."""
 
     extension: Extension
     parameters: Any
     scope: Scope
-
-    @property
-    def bit(self) -> int:
-        return SENT_BITS[self.extension.name] if self.extension.per_room else 0
+    #: Its bit in SENT_BITS, 0 for an extension that is not `per_room`.
+    bit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,7 @@ _MAX_BUMP_STAMPS = 20_000  # kept in memory
 _EVERYTHING = EventFilter()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ResponseContext:
     """The context that all rooms of a response share."""
 
@@ -80,7 +80,7 @@ class KnownRoom:
     state: RequiredState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _RoomBuild:
     """A room whose result is being built."""
 

@@ -61,7 +61,7 @@ def _names(names: list[str] | None) -> frozenset[str] | None:
     return None if names is None or _ALL in names else frozenset(names)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RoomInScope:
     """A room in an extension's scope that may have something to send."""
 
@@ -75,7 +75,7 @@ class RoomInScope:
     timeline: Sequence[TimelineEvent]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ExtensionContext:
     """The response that an extension's part is built for."""
 

@@ -12,7 +12,7 @@ from replication.streams import ACCOUNT_DATA, STREAMS, Kind, fenced_writer, stre
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import fenced_statement
-from shared.storage.engine.pool import Connection, Database, connector
+from shared.storage.engine.pool import SESSION_LIMITS, Connection, Database, connector
 from shared.storage.engine.statements import NoParameters, parameters
 from shared.storage.fleet.leases import (
     FINAL_POSITIONS,
@@ -120,6 +120,20 @@ async def test_fencing_ends_long_statement_after_a_second(postgres: TestDatabase
             await stuck
         assert lost and "unknown" in lost[0]
         assert await conn.fetchval("SELECT count(*) FROM account_data") == 0
+
+
+async def test_join_waits_for_the_joins_of_other_processes(postgres: TestDatabase) -> None:
+    """The processes of a fleet that starts join together, and on a busy machine each takes its time."""
+    connect = connector(postgres.dsn, pgbouncer=False, settings=SESSION_LIMITS)
+    async with connected(postgres) as other:
+        joining = await connect()
+        async with other.transaction():
+            await other.execute("SELECT FROM counters FOR UPDATE")
+            task = asyncio.create_task(join(joining))
+            await asyncio.wait([task], timeout=1.5)  # longer than a statement may wait for a row otherwise
+            assert not task.done()
+        assert await task > 0
+        await joining.close()
 
 
 async def test_lease_numbers_are_never_reused(postgres: TestDatabase) -> None:

@@ -40,7 +40,14 @@ _INSERT_LEASE = statement(
 _INSERT_HEARTBEAT = """
     INSERT INTO heartbeats (lease, seen_at, ready, positions) VALUES ($1, clock_timestamp(), false, '{}')
 """
-_INSERT_WRITER = "INSERT INTO writers (lease, stream, start_position) VALUES ($1, $2, $3)"
+_INSERT_WRITERS = """
+    INSERT INTO writers (lease, stream, start_position)
+    SELECT $1, stream, CASE WHEN sequence = '' THEN 0 ELSE coalesce(pg_sequence_last_value(sequence::regclass), 0) END
+    FROM unnest($2::text[], $3::text[]) AS given (stream, sequence)
+"""
+# When a fleet starts, its processes wait here for each other. `idle_in_transaction_session_timeout` is shorter, and ends
+# the transaction of a process that hangs.
+_WAIT_FOR_OTHER_JOINS = "SET LOCAL lock_timeout = '20s'"
 _OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"
 # An operator's drain takes effect with the first heartbeat of a process with that name.
 _HEARTBEAT = f"""
@@ -169,6 +176,7 @@ async def insert_lease(
     ever_seen: see `lost_commits.raise_above_lost_numbers`, whose error this raises.
     """
     async with conn.transaction():
+        await conn.execute(_WAIT_FOR_OTHER_JOINS)
         streams = {stream: f"stream_{stream}" for stream in FINAL_POSITIONS}
         await raise_above_lost_numbers(conn, streams, ever_seen or {})
         lease: int = await conn.fetchval(_NEXT_LEASE)
@@ -177,14 +185,9 @@ async def insert_lease(
         )
         await conn.execute(*_INSERT_LEASE.bind(record))
         await conn.execute(_INSERT_HEARTBEAT, lease)
-        for stream, sequence in sequences.items():
-            start = 0
-            if sequence:
-                start = await conn.fetchval(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}")
-            await conn.execute(_INSERT_WRITER, lease, stream, start)
         # A writer with no stream still needs a row, so that `known` grows with every lease.
-        if not sequences:
-            await conn.execute(_INSERT_WRITER, lease, "", 0)
+        written = sequences or {"": ""}
+        await conn.execute(_INSERT_WRITERS, lease, list(written), list(written.values()))
     return lease
 
 

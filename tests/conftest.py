@@ -8,7 +8,13 @@ from hypothesis import HealthCheck, settings
 
 from tests.rigs.directories import remove_abandoned
 
-pytest_plugins = ["tests.fix_servers", "tests.fix_fleet", "tests.fix_special_fleets", "tests.fix_js_clients"]
+pytest_plugins = [
+    "tests.fix_servers",
+    "tests.fix_fleet",
+    "tests.fix_special_fleets",
+    "tests.fix_js_clients",
+    "tests.fix_patience",
+]
 
 _SHARED_FLEETS = ("fleet", "watched_fleet", "limited_fleet", "restless_fleet", "experimental_fleet")
 #: Folders whose tests need a fleet, or take as long. `make test-fast` leaves them out.

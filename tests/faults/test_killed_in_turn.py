@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults.servers import Servers
 from tests.faults.traffic import CLIENT, ObservedFleet, Record, Traffic, common_rooms, new_room, new_users, now
+from tests.fix_patience import Patience
 from tests.fleet.raw_http import Answer, call
 from tests.room_checks import assert_fleet_rooms_agree
 
@@ -22,19 +23,19 @@ _CALM_S = 1.5  # from the end of the outage to the next kill: no request may fai
 Kill = Callable[[], Awaitable[object]]
 
 
-async def _one_after_another(traffic: Traffic, kills: dict[str, Kill]) -> dict[str, list[object]]:
+async def _one_after_another(traffic: Traffic, kills: dict[str, Kill], patience: Patience) -> dict[str, list[object]]:
     """Return the failures of retries from 5 s after each kill, by the killed process."""
     noticed = {}
     for name, kill in kills.items():
         await kill()
         killed_s = now()
         await asyncio.sleep(_OUTAGE_LIMIT_S + _CALM_S)
-        noticed[name] = list(traffic.record.failed_again(killed_s + _OUTAGE_LIMIT_S))
+        noticed[name] = list(traffic.record.failed_again(killed_s + patience(_OUTAGE_LIMIT_S)))
     return {name: failures for name, failures in noticed.items() if failures}
 
 
 async def test_retry_succeeds_five_seconds_after_kill_of_each_process_type(
-    servers: Servers, observed: ObservedFleet, capsys: pytest.CaptureFixture[str]
+    servers: Servers, observed: ObservedFleet, capsys: pytest.CaptureFixture[str], patience: Patience
 ) -> None:
     def with_signal(number: int, *names: str) -> Kill:
         async def kill() -> None:
@@ -59,7 +60,7 @@ async def test_retry_succeeds_five_seconds_after_kill_of_each_process_type(
     traffic = await common_rooms(observed.fleet, "killed", users=4, rooms=6, pace_s=1.0)
     before = observed.pids()
     async with traffic.running():
-        noticed = await _one_after_another(traffic, kills)
+        noticed = await _one_after_another(traffic, kills, patience)
     await traffic.check()
     with capsys.disabled():
         longest = {name: round(traffic.record.longest(name), 2) for name in traffic.record.durations}
@@ -76,7 +77,9 @@ async def test_retry_succeeds_five_seconds_after_kill_of_each_process_type(
     await assert_fleet_rooms_agree(observed.fleet)
 
 
-async def test_postgres_restart_under_load_loses_nothing(servers: Servers, observed: ObservedFleet) -> None:
+async def test_postgres_restart_under_load_loses_nothing(
+    servers: Servers, observed: ObservedFleet, patience: Patience
+) -> None:
     """Writes wait or get 503 with Retry-After. Nothing acknowledged is lost, and nothing is stored twice."""
     answers: list[Answer] = []
     traffic = await common_rooms(observed.fleet, "restarted", users=3, rooms=4, pace_s=1.0)
@@ -99,7 +102,7 @@ async def test_postgres_restart_under_load_loses_nothing(servers: Servers, obser
         await probing
         await asyncio.sleep(max(0.0, back_s + _OUTAGE_LIMIT_S + _CALM_S - now()))
     await traffic.check()
-    assert traffic.record.failed_again(back_s + _OUTAGE_LIMIT_S) == []
+    assert traffic.record.failed_again(back_s + patience(_OUTAGE_LIMIT_S)) == []
     await observed.until_complete()
     refused = [answer for answer in answers if answer.status != 200]
     assert refused and all(answer.status == 503 and answer.header("retry-after") for answer in refused), refused

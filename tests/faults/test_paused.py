@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.faults.traffic import ObservedFleet, common_rooms, now
+from tests.fix_patience import Patience
+from tests.rigs.waiting import until
 from tests.room_checks import assert_fleet_rooms_agree
 
 _PAUSE_S = 5.0
@@ -34,7 +36,7 @@ def standing_still(*pids: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_resumed_process_writes_nothing_under_its_old_lease(observed: ObservedFleet) -> None:
+async def test_resumed_process_writes_nothing_under_its_old_lease(observed: ObservedFleet, patience: Patience) -> None:
     names = ("event_persister-1", "client_api-1", "synchrotron-1")
     await observed.until_complete()
     traffic = await common_rooms(observed.fleet, "paused", users=4, rooms=4, pace_s=0.5)
@@ -44,14 +46,19 @@ async def test_resumed_process_writes_nothing_under_its_old_lease(observed: Obse
         await asyncio.sleep(1.0)
         with standing_still(*(pids[name] for name in names)):
             await asyncio.sleep(_PAUSE_S)
-            assert not set(old) & set((await observed.leases()).values())
+
+            async def are_fenced() -> dict[str, int] | None:
+                rows = await observed.fetch(_FINAL, old)
+                finals = {row["stream"]: row["final"] for row in rows}
+                held = set(old) & set((await observed.leases()).values())
+                return None if held or None in finals.values() else finals
+
+            finals = await until(are_fenced)
             stored = {row["what"]: (row["count"], row["max"]) for row in await observed.fetch(_BY_WRITER, old)}
         woken_s = now()
         await asyncio.sleep(6.0)
     await traffic.check()
-    # Only now: a lease is revoked a moment before its final positions are stored.
-    finals = {row["stream"]: row["final"] for row in await observed.fetch(_FINAL, old)}
-    assert traffic.record.failed_again(woken_s + 5.0) == []
+    assert traffic.record.failed_again(woken_s + patience(5.0)) == []
     after = {row["what"]: (row["count"], row["max"]) for row in await observed.fetch(_BY_WRITER, old)}
     assert after["events"] == stored["events"] and after["events"][0] > 0
     for stream in ("account_data", "receipts"):  # rows that another writer changed since belong to that one

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from tests.fix_fleet import RunningFleet
 from tests.fleet.raw_http import Answer, call
+from tests.rigs.waiting import wait_until
 
 CLIENT = "/_matrix/client/v3"
 
@@ -27,6 +28,17 @@ class Person:
     def ask(self, method: str, path: str, body: bytes | object = b"") -> Any:
         """Call the client API, assert status 200 and return the JSON."""
         answer = self.call(method, path, body)
+        assert answer.status == 200, (method, path, answer)
+        return answer.json()
+
+    def ask_again(self, method: str, path: str) -> Any:
+        """Do the same, and retry an answer of 503 as clients do while a process is replaced."""
+
+        def answered() -> Answer | None:
+            answer = self.call(method, path)
+            return None if answer.status == 503 else answer
+
+        answer: Answer = wait_until(answered)
         assert answer.status == 200, (method, path, answer)
         return answer.json()
 

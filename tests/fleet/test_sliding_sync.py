@@ -92,10 +92,10 @@ class Talk:
 
 def timeline_of(person: Person, room_id: str) -> list[str]:
     """Return the ids of all events in the room, oldest first, from /messages."""
-    page = person.ask("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100")
+    page = person.ask_again("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100")
     found = [event["event_id"] for event in page["chunk"]]
     while page["chunk"]:
-        page = person.ask("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100&from={page['end']}")
+        page = person.ask_again("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100&from={page['end']}")
         found += [event["event_id"] for event in page["chunk"]]
     return found
 

@@ -45,7 +45,7 @@ _INSERT_WRITERS = """
     SELECT $1, stream, CASE WHEN sequence = '' THEN 0 ELSE coalesce(pg_sequence_last_value(sequence::regclass), 0) END
     FROM unnest($2::text[], $3::text[]) AS given (stream, sequence)
 """
-# When a fleet starts, its processes wait here for each other. `idle_in_transaction_session_timeout` is shorter, and ends
+# When a fleet starts, its processes wait here for each other. `idle_in_transaction_session_timeout` is shorter. It ends
 # the transaction of a process that hangs.
 _WAIT_FOR_OTHER_JOINS = "SET LOCAL lock_timeout = '20s'"
 _OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"

@@ -155,5 +155,5 @@ KNOWN_SEEDS = {
     "prior ignored": 343,
     "unknown writer accepted": 124,
     "requests not waited for": 49,
-    "ticks ignored": 218,
+    "ticks ignored": 728,
 }

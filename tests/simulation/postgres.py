@@ -415,16 +415,20 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
             connection.end()
         statement.answer([])
         return
-    if sql.startswith("SELECT CASE WHEN is_called"):
-        stream = sql.rpartition("stream_")[2]
-        statement.answer([{"last_value": database.sequences[stream]}])
+    if sql == leases._INSERT_WRITERS:
+        assert transaction is not None
+        lease, streams, sequences = args
+        starts = [database.sequences[name.removeprefix("stream_")] if name else 0 for name in sequences]
+        new = {(lease, stream): (start, None) for stream, start in zip(streams, starts, strict=True)}
+        transaction.changes.append(lambda t: replace(t, writers={**t.writers, **new}))
+        statement.answer([])
         return
     if sql == leases._IS_WRITING:
         (lease,) = args
         held = bool(database._holders.get(lease)) or lease in database._locked
         statement.answer([{"writes": lease in database.tables.leases and held}])
         return
-    if sql == leases._LIMIT_WAIT_FOR_HOLDERS:
+    if sql in (leases._LIMIT_WAIT_FOR_HOLDERS, leases._WAIT_FOR_OTHER_JOINS):
         statement.answer([])
         return
     if sql == lost_commits._COMMIT_WAITS:
@@ -477,9 +481,6 @@ def _change_of(sql: str, args: tuple[Any, ...], now: float) -> Change:
             return lambda t: replace(t, leases={**t.leases, lease: new})
         case leases._INSERT_HEARTBEAT:
             return lambda t: replace(t, heartbeats={**t.heartbeats, lease: Beat(now, False, False, "{}")})
-        case leases._INSERT_WRITER:
-            _, stream, start = args
-            return lambda t: replace(t, writers={**t.writers, (lease, stream): (start, None)})
         case leases._REVOKE:
             return lambda t: replace(
                 t, leases={n: replace(row, revoked=row.revoked or n == lease) for n, row in t.leases.items()}

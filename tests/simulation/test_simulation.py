@@ -12,7 +12,7 @@ from tests.simulation.runs import failures, first_found, run_seed, story_of
 from tests.simulation.world import World
 
 #: Number of seeds tried for a planted bug. Most bugs show within ten.
-_SEEDS_PER_BUG = 600
+_SEEDS_PER_BUG = 2000
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 100))

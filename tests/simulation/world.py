@@ -80,8 +80,10 @@ class World:
             self._settle()
         finally:
             failure = self.invariants.failure
-            self.loop.close()
-            asyncio._set_running_loop(before)
+            try:
+                self.loop.close()
+            finally:
+                asyncio._set_running_loop(before)
             logging.getLogger().removeHandler(handler)
             logging.getLogger().setLevel(logging.WARNING)
             logging.disable(logging.NOTSET)

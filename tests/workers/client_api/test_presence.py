@@ -49,7 +49,7 @@ def _device(user: User, told: str = "", active_ago_ms: int | None = 0) -> dict[s
     return {
         "user_id": user.user_id,
         "device_id": user.device_id,
-        "told": told,
+        "set_presence": told,
         "seen_ago_ms": 0,
         "active_ago_ms": active_ago_ms,
     }

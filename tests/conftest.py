@@ -18,7 +18,7 @@ pytest_plugins = [
 
 _SHARED_FLEETS = ("fleet", "watched_fleet", "limited_fleet", "restless_fleet", "experimental_fleet")
 #: Folders whose tests need a fleet, or take as long. `make test-fast` leaves them out.
-_FLEETS = frozenset({"cases", "duties", "faults", "fleet", "model", "simulation", "spec_walk"})
+_FLEETS = frozenset({"cases", "duties", "faults", "fleet", "hostile", "model", "simulation", "spec_walk"})
 
 # Hypothesis measures the wall clock otherwise, and a busy machine fails.
 settings.register_profile("skep", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -23,9 +23,10 @@ class RequestFailed(Exception):
 class Connection(asyncio.Protocol):
     """A connection to the server that stays open. The next request replaces a broken one."""
 
-    def __init__(self, host: str, port: int, token: str | None = None) -> None:
-        """token: the access token of every request."""
+    def __init__(self, host: str, port: int, token: str | None = None, *, source: str | None = None) -> None:
+        """token: the access token of every request. source: the address to connect from."""
         self._host, self._port = host, port
+        self._source = None if source is None else (source, 0)
         self.use_token(token)
         self._transport: asyncio.WriteTransport | None = None
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
@@ -53,7 +54,7 @@ class Connection(asyncio.Protocol):
         """Send a request and return status and body. Status 0: the connection ended before the answer."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
-            await loop.create_connection(lambda: self, self._host, self._port)
+            await loop.create_connection(lambda: self, self._host, self._port, local_addr=self._source)
         assert self._transport is not None
         self._answer = loop.create_future()
         self._parser = httptools.HttpResponseParser(self)

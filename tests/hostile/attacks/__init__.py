@@ -1,0 +1,1 @@
+"""Attacks, one module for each area. `tests/hostile/enemy.py` finds them."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.local.identity import Identity
+from deploy.local.log_file import open_log
 
 #: Seconds. The end of a child that lived longer does not count as a failed start.
 SETTLED_AFTER_S = 20.0
@@ -107,7 +108,7 @@ def _become_a_child(log: Path, close: tuple[int, ...]) -> None:
     for descriptor in close:
         os.close(descriptor)
     empty = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    output = open_log(log)
     os.dup2(empty, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)

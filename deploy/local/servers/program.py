@@ -1,5 +1,6 @@
 """Programs that `skep up` runs beside its workers, such as PostgreSQL."""
 
+import os
 import signal
 import subprocess
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.log_file import open_log
 from deploy.local.servers.unprivileged import CannotRunHere, User
 
 
@@ -41,7 +43,7 @@ def start(program: Program, log: Path) -> "subprocess.Popen[bytes]":
     It has its own process group, so that Ctrl-C reaches only us.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with os.fdopen(open_log(log), "ab") as output:
         return subprocess.Popen(
             program.argv,
             cwd=program.directory,

@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from shared.config.sections import Rate, RateLimits
+from shared.core.addresses import address_key
 from shared.core.errors import MatrixError, RemoteServerError
 from shared.core.slots import slot_of
 from shared.core.token_bucket import Bucket, full_bucket, take
@@ -111,7 +112,7 @@ class FleetRateLimiter:
         if rate is None:
             return
         by_user = None if requester is None or limit in _PER_ADDRESS else requester.user_id
-        key = by_user or f"address:{client_address}"
+        key = by_user or f"address:{address_key(client_address)}"
         slot = slot_of(key)
         wait_s = (
             self.grant(limit, key, 1).wait_s

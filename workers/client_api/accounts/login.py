@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from shared.config.sections import Rate
+from shared.core.addresses import address_key
 from shared.core.errors import MatrixError, forbidden, missing_param
 from shared.core.identifiers import UserId, is_user_id, lower_ascii
 from shared.http.endpoint import Auth, RateLimit
@@ -106,7 +107,7 @@ class PasswordCheck:
     async def _count(self, user_id: UserId | None, address: str) -> None:
         if self._rate is None:
             return
-        keys = [f"address:{address}"]
+        keys = [f"address:{address_key(address)}"]
         if user_id is not None:
             keys.append(f"account:{lower_ascii(user_id)}")
         wait_s = await count_login_attempt(self._database, keys, self._rate.burst, self._rate.per_second)

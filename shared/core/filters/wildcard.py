@@ -1,6 +1,8 @@
-"""Event type patterns with `*`. Not regular expressions, since some patterns would take exponential time."""
+"""Event type patterns with `*`."""
 
 from dataclasses import dataclass
+
+from shared.core.globs import Glob, glob
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,33 +10,18 @@ class TypePatterns:
     """A list of event types, some with wildcards.
 
     exact: types without "*".
-    parts: each pattern with "*", split at the stars (at least two parts).
+    globs: the patterns with "*".
     """
 
     exact: frozenset[str]
-    parts: tuple[tuple[str, ...], ...]
+    globs: tuple[Glob, ...]
 
     def match(self, event_type: str) -> bool:
         """Return True if any of the patterns matches the whole type. Case counts."""
-        return event_type in self.exact or any(_matches(parts, event_type) for parts in self.parts)
+        return event_type in self.exact or any(pattern.matches(event_type) for pattern in self.globs)
 
 
 def type_patterns(patterns: tuple[str, ...]) -> TypePatterns:
     """Return the patterns ready for matching. `*` matches any number of characters; no other character is special."""
-    return TypePatterns(
-        frozenset(pattern for pattern in patterns if "*" not in pattern),
-        tuple(tuple(pattern.split("*")) for pattern in patterns if "*" in pattern),
-    )
-
-
-def _matches(parts: tuple[str, ...], text: str) -> bool:
-    first, *middle, last = parts
-    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for part in middle:  # the leftmost match of each part leaves the most room for the next
-        found = text.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True
+    with_stars = dict.fromkeys(glob(pattern, only_stars=True) for pattern in patterns if "*" in pattern)
+    return TypePatterns(frozenset(pattern for pattern in patterns if "*" not in pattern), tuple(with_stars))

@@ -81,7 +81,7 @@ async def fleeting_signs(enemy: Enemy) -> None:
 async def many_reactions(enemy: Enemy) -> None:
     """Thousands of relations of one event, and reads of them."""
     room = quote(enemy.rooms[0], safe="")
-    sent = await enemy.ask("PUT", f"/rooms/{room}/send/m.room.message/root-{enemy.unique()}", {"body": "root"})
+    sent = await enemy.ask("PUT", f"/rooms/{room}/send/m.room.message/root-{enemy.unique()}", {"msgtype": "m.text", "body": "root"})
     root = sent["event_id"]
     calls = []
     for n in range(120):
@@ -138,7 +138,7 @@ async def schedules_and_aliases(enemy: Enemy) -> None:
         number = enemy.unique()
         delayed = f"/rooms/{room}/send/m.room.message/d-{number}?org.matrix.msc4140.delay=86000000"
         alias = quote(f"#hostile-{number}:{server}", safe="")
-        calls.append(enemy.request("PUT", delayed, {"body": "later"}))
+        calls.append(enemy.request("PUT", delayed, {"msgtype": "m.text", "body": "later"}))
         calls.append(enemy.request("PUT", f"/directory/room/{alias}", {"room_id": enemy.rooms[0]}))
         calls.append(enemy.request("POST", f"/user/{user}/filter", {"room": {"rooms": [f"!{number}:{server}"]}}))
         calls.append(enemy.request("PUT", f"/user/{user}/rooms/{room}/tags/u.{number}", {"order": 0.5}))

@@ -19,6 +19,9 @@ from shared.core.errors import EventFormatError, MatrixError, bad_json
 #: Deeper JSON is refused. No client needs it, and it could exhaust the stack of recursive code further on.
 MAX_NESTING = 100
 
+#: Deeper values are not encoded. The reference recurses, and Python's limit of 1,000 counts the caller's frames too.
+MAX_ENCODED_NESTING = 500
+
 MAX_SAFE_INTEGER = 2**53 - 1
 
 # orjson refuses values that are no plain JSON types, so that they reach the reference, which refuses them too.
@@ -34,13 +37,16 @@ def encode_canonical(value: Any, *, may_hold_floats: bool = True) -> bytes:
     """Return the canonical JSON of a JSON value, as canonicaljson would write it.
 
     may_hold_floats: False skips the search for floats. Allowed only if `check_strict_numbers` has passed this value.
-    Raises EventFormatError for values without a JSON form: NaN, infinities, lone surrogates, other Python types.
+    Raises EventFormatError for values without a JSON form (NaN, infinities, lone surrogates, other Python types), and
+    for those nested deeper than 500 levels.
     """
     if not (may_hold_floats and _holds_float(value)):
         try:
             return orjson.dumps(value, option=_ORJSON_OPTIONS)
         except TypeError:
             pass  # big integers and deep nesting, which the reference can write
+    if _deeper_than(value, MAX_ENCODED_NESTING):
+        raise EventFormatError(f"JSON: the value is nested deeper than {MAX_ENCODED_NESTING} levels")
     try:
         encoded: bytes = canonicaljson.encode_canonical_json(value)
     except (TypeError, ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from typing import Any
 
 import canonicaljson
@@ -26,8 +27,8 @@ def test_encoding_without_float_search_equals_the_reference(value: Any) -> None:
     assert cj.encode_canonical(value, may_hold_floats=False) == canonicaljson.encode_canonical_json(value)
 
 
-def _deep(levels: int) -> Any:
-    value: Any = 1
+def _deep(levels: int, leaf: Any = 1) -> Any:
+    value = leaf
     for _ in range(levels):
         value = [value]
     return value
@@ -47,6 +48,20 @@ def test_values_that_orjson_alone_encodes_differently(value: Any) -> None:
 def test_values_without_canonical_form_are_refused(value: Any) -> None:
     with pytest.raises(EventFormatError):
         cj.encode_canonical({"a": value})
+
+
+@pytest.mark.parametrize("leaf", [1, 1.5, 2**64])
+def test_limit_of_nesting_does_not_depend_on_the_recursion_limit(leaf: Any) -> None:
+    """Other code in the process may raise the interpreter's limit, and callers use up different parts of it."""
+    deepest = _deep(cj.MAX_ENCODED_NESTING, leaf)
+    assert cj.encode_canonical(deepest) == canonicaljson.encode_canonical_json(deepest)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10 * cj.MAX_ENCODED_NESTING)
+    try:
+        with pytest.raises(EventFormatError, match="nested deeper than 500 levels"):
+            cj.encode_canonical([deepest])
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize("case", VECTORS["canonical_json"]["cases"])

@@ -90,3 +90,8 @@ class SlotTable:
         """Return the owner's "host:port", or None while the slot has no owner."""
         owner = self._owners[kind].get(slot)
         return self._addresses.get(owner) if owner is not None else None
+
+    def addresses(self, kind: str) -> set[str]:
+        """Return the "host:port" of every process that owns slots of a kind."""
+        owners = set(self._owners[kind].values())
+        return {address for owner in owners if owner is not None and (address := self._addresses.get(owner))}

@@ -17,7 +17,7 @@ from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from tests.rigs import worker
 from tests.rigs.requests import SECRET, Answer, ask, bearer
-from tests.rigs.slots import MemorySlots
+from tests.rigs.slots import MemorySlots, Reachable
 from tests.rigs.worker import MemoryWorker, WorkerCode, run_worker
 from workers.client_api.compose import compose
 from workers.client_api.endpoints import ENDPOINTS, POOLS
@@ -57,6 +57,10 @@ class ClientApi(MemoryWorker):
         if token is not None:
             all_headers.append(bearer(token))
         return await ask(self.application, method, path, content, query=query, headers=all_headers)
+
+    def reach_rooms_at(self, persister: Reachable) -> None:
+        """Let this worker call the owner of all rooms."""
+        self.slots.takes, self.slots.reachable, self.router.other = (lambda slot: False), True, persister
 
     async def register(self, name: str, password: str = "correct horse", **more: Any) -> "User":
         body = {"username": name, "password": password, "auth": {"type": "m.login.dummy"}, **more}

@@ -6,6 +6,7 @@ from typing import Protocol
 from shared.core.errors import RemoteServerError
 from shared.core.slots import slot_of
 from shared.http.client import HttpResponse
+from shared.http.endpoint import RoutingKey
 from shared.http.request import FORWARDED, Request, Response
 from tests.rigs.requests import Answer
 
@@ -43,6 +44,10 @@ class MemorySlots:
             return None
         return "here" if self.takes(slot) else "other"
 
+    def addresses(self, kind: str) -> set[str]:
+        owners = {self.address(kind, slot) for slot in range(1024)}
+        return {address for address in owners if address is not None}
+
     async def refresh(self) -> None:
         self.refreshed += 1
 
@@ -55,6 +60,8 @@ class MemoryRouter:
         self.other: Reachable | None = None
 
     async def route(self, request: Request) -> Response | None:
+        if request.endpoint.routing_key not in (RoutingKey.ROOM, RoutingKey.ROOM_OR_ALIAS):
+            return None
         room_id = request.params.get("roomId") or request.params.get("roomIdOrAlias") or "#"
         if room_id.startswith("#") or self.slots.takes(slot_of(room_id)):
             return None

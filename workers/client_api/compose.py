@@ -1,5 +1,6 @@
 """Compose a client_api worker."""
 
+from replication.calls.applied_rows import RoomOwners
 from replication.calls.rooms import REMOVE_CANONICAL_ALIAS, SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
 from replication.process.foundation import Foundation, Worker
 from shared.operations.passwords import PasswordHasher
@@ -50,8 +51,9 @@ def compose(foundation: Foundation) -> Worker:
     demand = PasswordDemand(passwords)
     shared_secret = config.secrets.registration_shared_secret
     member_profiles = MemberProfileSender(database, calls.to(SET_MEMBER_PROFILE), foundation.tasks)
-    data = AccountDataWriter(database, writer, announcer)
-    rules = PushRulesWriter(database, writer, announcer, rule_switches(config))
+    room_owners = RoomOwners(foundation.slots, foundation.internal_client)
+    data = AccountDataWriter(database, writer, announcer, room_owners)
+    rules = PushRulesWriter(database, writer, announcer, room_owners, rule_switches(config))
     present_users = PresentUsers(database, announcer, foundation.slots, clock)
     typing = TypingNotices(database, announcer, present_users, clock)
 
@@ -104,7 +106,13 @@ def compose(foundation: Foundation) -> Worker:
             Reports(database, clock),
             UserDirectory(database, search_all_users=config.user_directory.search_all_users),
             DelayedEvents(database, calls.to(SEND_DELAYED_EVENT)),
-            ThreadSubscriptions(database, writer, announcer, enabled=config.experimental.msc4306_thread_subscriptions),
+            ThreadSubscriptions(
+                database,
+                writer,
+                announcer,
+                room_owners,
+                enabled=config.experimental.msc4306_thread_subscriptions,
+            ),
             RateLimitOwner(foundation.rate_limiter),
         ),
         jobs={"presence": present_users.run} if config.presence.enabled else {},

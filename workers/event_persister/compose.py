@@ -5,6 +5,7 @@ from shared.core.signing import parse_signing_key
 from shared.storage.engine.number_blocks import NumberBlock
 from workers.event_persister.creation.create_room import CreateRoomHandler
 from workers.event_persister.graph.policy_signatures import ask_nobody
+from workers.event_persister.loading.applied_rows import AppliedRows
 from workers.event_persister.members.change_membership import MembershipHandlers
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.members.member_changes import MemberChanges
@@ -90,6 +91,7 @@ def compose(foundation: Foundation) -> Worker:
             upgrades,
             successor,
             ReceiveHandler(writer, engine.receiving, guests),
+            AppliedRows(foundation.follower),
         ),
         start=engine.start,
         drain=engine.drain,

@@ -3,6 +3,7 @@
 from shared.http.endpoint import Pool
 from shared.http.serving import endpoints_of
 from workers.event_persister.creation.create_room import CreateRoomHandler
+from workers.event_persister.loading.applied_rows import AppliedRows
 from workers.event_persister.members.change_membership import MembershipHandlers
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.members.member_profile import MemberProfileHandler
@@ -30,4 +31,5 @@ ENDPOINTS = endpoints_of(
     Upgrades,
     UpgradeSuccessor,
     ReceiveHandler,
+    AppliedRows,
 )

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from replication.calls.applied_rows import RoomOwners
 from replication.streams import PUSH_RULES
 from shared.config.sections import Experimental
 from shared.core.push_rules import ALL_OFF
@@ -277,7 +278,8 @@ async def test_room_rules_are_copied_to_a_new_room(postgres: TestDatabase) -> No
 
 async def _copy(worker: ClientApi, user_id: str, room_id: str) -> Any:
     parts = worker.foundation
-    rules = PushRulesWriter(parts.database, parts.writer, parts.announcer, ALL_OFF)
+    owners = RoomOwners(parts.slots, parts.internal_client)
+    rules = PushRulesWriter(parts.database, parts.writer, parts.announcer, owners, ALL_OFF)
     await rules.copy_room_rules(user_id, _ROOM, room_id)
     return (await rules.get_ruleset(user_id))["global"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from replication.calls.applied_rows import RoomOwners
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
@@ -19,10 +20,11 @@ _ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
 
 class AccountDataWriter:
-    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer) -> None:
+    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer, room_owners: RoomOwners) -> None:
         self._database = database
         self._writer = writer
         self._announcer = announcer
+        self._room_owners = room_owners
         self._locks = KeyedLocks()
 
     def lock(self, user_id: UserId) -> AbstractAsyncContextManager[None]:
@@ -74,7 +76,7 @@ class AccountDataWriter:
         return True
 
     async def _set_ignored_users(self, user_id: UserId, json: bytes | None, expected: int | None) -> bool:
-        """Store and announce the list of ignored users. Persisters learn of it too: ignored users do not notify."""
+        """Store and announce the list of ignored users. Owners of rooms apply it: ignored users do not notify."""
         ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
         with transient_as_unavailable():
             record = SetIgnoredUsers(user_id=user_id, json=json, ignored=ignored, expected=expected)
@@ -90,6 +92,7 @@ class AccountDataWriter:
         )
         self._announcer.announce(ACCOUNT_DATA, [data])
         self._announcer.announce(PUSH_RULES, [rules])
+        await self._room_owners.wait_until_applied(PUSH_RULES, lease, rules.position)
         return True
 
     async def change(

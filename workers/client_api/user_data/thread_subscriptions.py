@@ -2,6 +2,7 @@
 
 import msgspec
 
+from replication.calls.applied_rows import RoomOwners
 from replication.streams import THREAD_SUBSCRIPTIONS
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
@@ -23,11 +24,14 @@ class SubscriptionBody(msgspec.Struct):
 
 
 class ThreadSubscriptions:
-    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer, *, enabled: bool) -> None:
+    def __init__(
+        self, database: Database, writer: FencedWriter, announcer: Announcer, room_owners: RoomOwners, *, enabled: bool
+    ) -> None:
         """enabled: False: the endpoints are unknown."""
         self._database = database
         self._writer = writer
         self._announcer = announcer
+        self._room_owners = room_owners
         self._enabled = enabled
 
     @endpoint(
@@ -57,7 +61,7 @@ class ThreadSubscriptions:
         if changed == "conflict":
             raise MatrixError(_CONFLICT, "You unsubscribed from the thread after that event", 409)
         if changed != "unchanged":
-            self._announce(request, thread, changed, subscribed=True, automatic=cause is not None)
+            await self._announce(request, thread, changed, subscribed=True, automatic=cause is not None)
         return empty_response()
 
     @endpoint(
@@ -96,7 +100,7 @@ class ThreadSubscriptions:
         with transient_as_unavailable():
             position = await unsubscribe(self._writer.write, user_id, thread.room_nid, thread_id, _STREAMS)
         if position is not None:
-            self._announce(request, thread, position, subscribed=False, automatic=False)
+            await self._announce(request, thread, position, subscribed=False, automatic=False)
         return empty_response()
 
     async def _thread(self, request: Request, cause: str | None = None) -> Thread:
@@ -108,7 +112,10 @@ class ThreadSubscriptions:
             raise not_found("There is no such thread, or you are not in its room")
         return thread
 
-    def _announce(self, request: Request, thread: Thread, position: int, *, subscribed: bool, automatic: bool) -> None:
+    async def _announce(
+        self, request: Request, thread: Thread, position: int, *, subscribed: bool, automatic: bool
+    ) -> None:
+        """Announce the row, and wait until the next message of the thread is judged with it."""
         row = ThreadSubscriptionRow(
             position=position,
             writer=self._writer.lease,
@@ -120,3 +127,4 @@ class ThreadSubscriptions:
             automatic=automatic,
         )
         self._announcer.announce(THREAD_SUBSCRIPTIONS, [row])
+        await self._room_owners.wait_until_applied(THREAD_SUBSCRIPTIONS, row.writer, position)

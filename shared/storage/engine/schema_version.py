@@ -11,7 +11,7 @@ import asyncpg
 
 from shared.storage.engine.pool import Connection
 
-COMPATIBLE_SINCE = 1
+COMPATIBLE_SINCE = 23  # 0025 drops a table that earlier ones use
 _LOCK = 0x536B6570  # "Skep": one migration at a time in this database
 
 

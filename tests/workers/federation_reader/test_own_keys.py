@@ -6,7 +6,7 @@ import orjson
 
 from shared.config.kinds import Secret
 from shared.config.sections import OldKey, Signing
-from shared.core.canonical_json import decode_unpadded
+from shared.core.canonical_json import decode_unpadded, encode_canonical
 from shared.core.signing.json_signatures import verify_json
 from tests.rigs.clock import MockClock
 from workers.federation_reader.own_server import OwnServer
@@ -27,6 +27,7 @@ async def test_keys_are_signed_by_each_and_renewed() -> None:
         body = (await keys.get_server_keys(nothing)).body
         assert isinstance(body, bytes)
         answer: dict[str, Any] = orjson.loads(body)
+        assert body == encode_canonical(answer), "other servers compare the bytes"
         return answer
 
     answer = await get()

@@ -81,7 +81,9 @@ async def fleeting_signs(enemy: Enemy) -> None:
 async def many_reactions(enemy: Enemy) -> None:
     """Thousands of relations of one event, and reads of them."""
     room = quote(enemy.rooms[0], safe="")
-    sent = await enemy.ask("PUT", f"/rooms/{room}/send/m.room.message/root-{enemy.unique()}", {"msgtype": "m.text", "body": "root"})
+    sent = await enemy.ask(
+        "PUT", f"/rooms/{room}/send/m.room.message/root-{enemy.unique()}", {"msgtype": "m.text", "body": "root"}
+    )
     root = sent["event_id"]
     calls = []
     for n in range(120):

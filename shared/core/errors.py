@@ -87,6 +87,10 @@ class Fenced(Unavailable):
     """The lease under which this process writes was revoked. Nothing was written."""
 
 
+def user_deactivated() -> MatrixError:
+    return MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
+
+
 def forbidden(message: str) -> MatrixError:
     return MatrixError("M_FORBIDDEN", message, 403)
 

@@ -12,7 +12,7 @@ import pytest
 from replication.streams import ACCOUNT_DATA, RECEIPTS, SESSIONS
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.identifiers import EventId, UserId
-from shared.storage.accounts.tokens import END_DEVICES, EndDevices
+from shared.storage.accounts.session_statements import END_DEVICES, EndDevices
 from shared.storage.engine.pool import SESSION_LIMITS, connector
 from shared.storage.fleet.leases import insert_lease
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, SetAccountData
@@ -79,6 +79,10 @@ async def _lease(dsn: str, number: int) -> FencedWriter:
         version="0",
         sequences={stream.name: stream.sequence for stream in streams},
     )
+    await conn.execute(
+        "INSERT INTO users (user_id, created_ms) SELECT '@' || n || '-' || $1 || ':x', 0 FROM generate_series(0, 49) n",
+        str(number),
+    )
     await conn.close()
     settings = (*SESSION_LIMITS, ("application_name", f"skep-writer-{lease}"))
     return FencedWriter(connector(dsn, pgbouncer=False, settings=settings), lease, SeenPositions(), lambda why: None)
@@ -132,7 +136,7 @@ def _receipt(writer: FencedWriter, number: int) -> Awaitable[object]:
 
 
 def _log_out(writer: FencedWriter, number: int) -> Awaitable[object]:
-    record = EndDevices(user_id=_user(number), device_ids=["D"], now_ms=0)
+    record = EndDevices(user_id=_user(number), device_ids=["D"], verified_hash=None, now_ms=0)
     return writer.write(END_DEVICES, record, streams=(SESSIONS.name,))
 
 

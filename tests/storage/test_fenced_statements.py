@@ -51,6 +51,7 @@ UNFENCED: Mapping[str, str] = {
     "guest_removals": _ANY_PROCESS,
     "heartbeats": _LEASE,
     "leases": _LEASE,
+    "login_addresses": _EXPIRED,
     "login_attempts": _ANY_PROCESS,
     "one_time_key_changes": _EXPIRED,
     "one_time_keys": _EXPIRED,

@@ -25,6 +25,7 @@ class Cleanup:
             "uia_sessions": accounts.interactive_session_lifetime_s * 1000,
             "registration_nonces": 5 * _MINUTE_MS,
             "login_attempts": _DAY_MS,
+            "login_addresses": 180 * _DAY_MS,
             "client_transactions": 2 * _DAY_MS,  # protocol notes, B1: at least 24 hours
             "session_changes": _DAY_MS,  # the retention of the stream `sessions`
             "to_device_transactions": 2 * _DAY_MS,  # as the other transactions

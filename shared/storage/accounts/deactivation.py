@@ -1,46 +1,18 @@
-"""Closed accounts: marked at once, cleared up afterwards. Spec: client-server API, POST /account/deactivate."""
+"""Closed accounts, which are cleared up after `CLOSE_ACCOUNT` (`session_statements.py`).
+
+Spec: client-server API, POST /account/deactivate.
+"""
 
 from shared.core.identifiers import RoomId, UserId
-from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
-from shared.storage.engine.statements import parameters
 
-
-@parameters
-class CloseAccount:
-    """erase: True to erase what the user sent. Users who join a room after `now_ms` see redacted copies."""
-
-    user_id: UserId
-    erase: bool
-    now_ms: int
-
-
-#: Deletes the password at once: logins fail from now on. Uses the primary keys.
-CLOSE_ACCOUNT = fenced_statement(
-    "close_account",
-    CloseAccount,
-    {
-        "closed": """
-            UPDATE users SET deactivated = true, password_hash = NULL FROM fence WHERE user_id = :user_id RETURNING 1
-        """,
-        "to_clear": """
-            INSERT INTO deactivations (user_id, erase, look_at)
-            SELECT :user_id, :erase, clock_timestamp() FROM fence, closed
-            ON CONFLICT (user_id) DO UPDATE SET erase = deactivations.erase OR excluded.erase
-        """,
-        "erased": """
-            INSERT INTO erased_users (user_id, erased_ms) SELECT :user_id, :now_ms FROM fence, closed WHERE :erase
-            ON CONFLICT (user_id) DO NOTHING
-        """,
-    },
-    "(SELECT count(*) FROM closed) AS closed",
-)
 #: $1 user. Everything that others could see of the account. Uses the primary keys.
 _CLEAR = (
     "DELETE FROM profiles WHERE user_id = $1",
     "DELETE FROM presence WHERE user_id = $1",
     "DELETE FROM settings_to_copy WHERE user_id = $1",
     "DELETE FROM profile_changes WHERE user_id = $1",
+    "DELETE FROM login_addresses WHERE user_id = $1",
 )
 #: $1 user. Everything that is the user's alone, if they asked for erasure. Uses the primary keys.
 _ERASE = tuple(

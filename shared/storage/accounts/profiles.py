@@ -9,15 +9,16 @@ from typing import Any
 
 import orjson
 
+from shared.core.errors import user_deactivated
 from shared.core.identifiers import UserId
-from shared.storage.engine.pool import Database
+from shared.storage.engine.pool import Connection, Database
 
 # All use the primary keys of profiles and users.
 _GET = """
     SELECT u.user_id, p.field, p.value FROM users u LEFT JOIN profiles p USING (user_id)
     WHERE u.user_id = $1 AND NOT u.deactivated
 """
-_LOCK = "SELECT 1 FROM users WHERE user_id = $1 FOR UPDATE"
+_LOCK = "SELECT 1 FROM users WHERE user_id = $1 AND NOT deactivated FOR UPDATE"
 # $4: bytes that the names and values of all other fields may have.
 _SET = """
     WITH others AS (SELECT coalesce(sum(octet_length(field) + octet_length(value) + 6), 0) AS bytes
@@ -52,12 +53,15 @@ async def get_profile(database: Database, user_id: UserId) -> Mapping[str, Any] 
 
 
 async def set_profile_field(database: Database, user_id: UserId, field: str, value: bytes, limit_bytes: int) -> bool:
-    """Set a field to a JSON value. Return False if the whole profile would exceed `limit_bytes`."""
+    """Set a field to a JSON value. Return False if the whole profile would exceed `limit_bytes`.
+
+    Raises MatrixError M_USER_DEACTIVATED if the account was closed since the request began.
+    """
     room = limit_bytes - len(field.encode()) - len(value) - 8
     # Two fields that are set at once must not exceed the limit together. The second statement sees the field of the
     # first one only if it begins once it holds the lock.
     async with database.connection() as conn, conn.transaction():
-        await conn.execute(_LOCK, user_id)
+        await _lock(conn, user_id)
         stored: bool = await conn.fetchval(_SET, user_id, field, value, room)
         if stored and field in IN_MEMBER_EVENTS:
             await conn.execute(_NOTE_CHANGE, user_id)
@@ -65,10 +69,18 @@ async def set_profile_field(database: Database, user_id: UserId, field: str, val
 
 
 async def delete_profile_field(database: Database, user_id: UserId, field: str) -> None:
+    """Delete a field. Raises MatrixError M_USER_DEACTIVATED if the account was closed since the request began."""
     async with database.connection() as conn, conn.transaction():
+        await _lock(conn, user_id)
         await conn.execute(_DELETE, user_id, field)
         if field in IN_MEMBER_EVENTS:
             await conn.execute(_NOTE_CHANGE, user_id)
+
+
+async def _lock(conn: Connection, user_id: UserId) -> None:
+    """Lock an open account: what a closed one left behind is deleted once."""
+    if await conn.fetchval(_LOCK, user_id) is None:
+        raise user_deactivated()
 
 
 async def note_profile_change(database: Database, user_id: UserId) -> None:

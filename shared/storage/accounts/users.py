@@ -13,7 +13,6 @@ from shared.storage.engine.statements import parameters, statement
 _GET_ACCOUNT = "SELECT user_id, password_hash, kind, is_admin, deactivated FROM users WHERE user_id = $1"
 _IS_TAKEN = "SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1)"
 _REHASH = "UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
-_SET_HASH = "UPDATE users SET password_hash = $2 WHERE user_id = $1 AND NOT deactivated"
 # $1 the last user id of the page before, $2 the most rows. last_seen_ms is the latest of all devices.
 _LIST_ACCOUNTS = """
     SELECT user_id, kind, is_admin, deactivated, created_ms,
@@ -82,30 +81,11 @@ class Creation:
 
 
 @parameters
-class SetPassword:
-    user_id: UserId
-    password_hash: str
-
-
-@parameters
 class SetAdmin:
     user_id: UserId
     is_admin: bool
     now_ms: int
 
-
-#: Guests and deactivated accounts have no password.
-SET_PASSWORD = fenced_statement(
-    "set_password",
-    SetPassword,
-    {
-        "changed": """
-            UPDATE users SET password_hash = :password_hash FROM fence
-            WHERE user_id = :user_id AND NOT deactivated AND kind <> 'guest' RETURNING 1
-        """,
-    },
-    "(SELECT count(*) FROM changed) AS changed",
-)
 
 #: The row of the stream `sessions` lets every process read the account again, since authenticated sessions remember it.
 SET_ADMIN = fenced_statement(
@@ -123,52 +103,6 @@ SET_ADMIN = fenced_statement(
         """,
     },
     "(SELECT position FROM change) AS position",
-)
-
-
-@parameters
-class UpgradeGuest:
-    """displayname: for an account without one, as JSON. None: none. registration_token: None: none is needed."""
-
-    user_id: UserId
-    password_hash: str
-    displayname: bytes | None
-    now_ms: int
-    registration_token: str | None
-
-
-#: Rows of the stream `sessions`: see SET_ADMIN.
-UPGRADE_GUEST = fenced_statement(
-    "upgrade_guest",
-    UpgradeGuest,
-    {
-        "allowed": """
-            SELECT token FROM fence, registration_tokens
-            WHERE token = :registration_token AND (uses_allowed IS NULL OR completed + pending < uses_allowed)
-              AND (expires_ms IS NULL OR expires_ms > :now_ms) FOR UPDATE OF registration_tokens
-        """,
-        "account": """
-            UPDATE users SET kind = 'user', password_hash = :password_hash FROM fence
-            WHERE user_id = :user_id AND kind = 'guest' AND NOT deactivated
-              AND (:registration_token::text IS NULL OR EXISTS (SELECT 1 FROM allowed))
-            RETURNING user_id
-        """,
-        "counted": """
-            UPDATE registration_tokens SET completed = completed + 1 FROM fence, account, allowed
-            WHERE registration_tokens.token = allowed.token
-        """,
-        "profile": """
-            INSERT INTO profiles (user_id, field, value)
-            SELECT :user_id, 'displayname', :displayname FROM fence, account WHERE :displayname::bytea IS NOT NULL
-            ON CONFLICT (user_id, field) DO NOTHING
-        """,
-        "change": """
-            INSERT INTO session_changes (writer, position, user_id, device_id, changed_ms)
-            SELECT :lease, nextval('stream_sessions'), :user_id, NULL, :now_ms FROM fence, account RETURNING position
-        """,
-    },
-    """(SELECT position FROM change) AS position,
-       :registration_token::text IS NULL OR EXISTS (SELECT 1 FROM allowed) AS token_accepted""",
 )
 
 
@@ -231,7 +165,7 @@ _CREATE_ACCOUNT = statement(
         INSERT INTO profiles (user_id, field, value)
         SELECT user_id, 'displayname', :displayname FROM account WHERE :displayname::bytea IS NOT NULL
     ), remembered AS (
-        UPDATE uia_sessions SET completed = completed || :registered::jsonb FROM account
+        UPDATE uia_sessions SET completed = completed || :registered::jsonb, user_id = account.user_id FROM account
         WHERE session_id = :interactive_session
     )
     SELECT EXISTS (SELECT 1 FROM account) AS created,
@@ -279,10 +213,6 @@ async def create_account(database: Database, account: NewAccount, session: NewSe
     return Creation(row["created"], row["token_accepted"])
 
 
-async def replace_password_hash(database: Database, user_id: UserId, old: str, new: str) -> None:
-    """Store another hash of the same password, unless the password was changed in between."""
-    await database.execute(_REHASH, user_id, old, new)
-
-
-async def set_password_hash(database: Database, user_id: UserId, new: str) -> None:
-    await database.execute(_SET_HASH, user_id, new)
+async def replace_password_hash(database: Database, user_id: UserId, old: str, new: str) -> bool:
+    """Store another hash of the same password. Return False if the stored hash is not the old one any more."""
+    return (await database.execute(_REHASH, user_id, old, new)).endswith(" 1")

@@ -23,6 +23,11 @@ STATEMENTS: Mapping[str, str] = {
             SELECT key FROM login_attempts WHERE refilled_at < to_timestamp($1::bigint / 1000.0)
             LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
+    # Uses login_addresses_by_use.
+    "login_addresses": """
+        DELETE FROM login_addresses WHERE (user_id, address) IN (
+            SELECT user_id, address FROM login_addresses WHERE used_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
     # Uses client_transactions_by_age.
     "client_transactions": """
         DELETE FROM client_transactions WHERE (room_nid, key) IN (

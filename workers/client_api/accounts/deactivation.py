@@ -7,17 +7,15 @@ the leave event.
 import msgspec
 
 from replication.calls.users import CLEAR_ACCOUNT, ClosedAccount
-from replication.streams.fenced_writer import FencedWriter
 from shared.core.identifiers import UserId
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
-from shared.runtime.clock import Clock
-from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, CloseAccount, clear_account
-from shared.storage.engine.pool import Database, transient_as_unavailable
+from shared.storage.accounts.deactivation import clear_account
+from shared.storage.engine.pool import Database
 from workers.client_api.accounts.interactive_auth import InteractiveAuth
-from workers.client_api.accounts.login import PASSWORD
+from workers.client_api.accounts.login import PASSWORD, VerifiedPassword, wrong_password
 from workers.client_api.accounts.passwords import PasswordDemand
 from workers.client_api.accounts.sessions import Sessions
 
@@ -31,18 +29,14 @@ class Deactivation:
     def __init__(
         self,
         database: Database,
-        writer: FencedWriter,
         sessions: Sessions,
         auth: InteractiveAuth,
         demand: PasswordDemand,
-        clock: Clock,
     ) -> None:
         self._database = database
-        self._writer = writer
         self._sessions = sessions
         self._auth = auth
         self._demand = demand
-        self._clock = clock
 
     @endpoint(
         name="deactivate_account",
@@ -62,13 +56,10 @@ class Deactivation:
         body = request.json_object()
         convert({key: value for key, value in body.items() if key != "auth"}, DeactivationBody)
         passed = await self._auth.check(self._demand.of_account(request, "deactivate_account"), body)
-        user_id = request.user.user_id if request.requester is not None else UserId(passed.results[PASSWORD])
+        verified = VerifiedPassword.read(passed.results[PASSWORD])
         erase = convert(passed.request, DeactivationBody).erase
-        with transient_as_unavailable():
-            await self._writer.write(
-                CLOSE_ACCOUNT, CloseAccount(user_id=user_id, erase=erase, now_ms=self._clock.now_ms())
-            )
-        await self._sessions.end_all(user_id)
+        if not await self._sessions.close_account(verified.user_id, erase=erase, verified_hash=verified.password_hash):
+            raise wrong_password()
         await self._auth.end(passed)
         return json_response({"id_server_unbind_result": "success"})
 
@@ -76,7 +67,7 @@ class Deactivation:
     async def clear_account(self, user_id: UserId, account: ClosedAccount) -> Empty:
         """Remove the data of a closed account. The background job repeats the call until it succeeds.
 
-        This ends the sessions again, because one may have begun while the account was being closed.
+        This ends the devices again: requests under way at the closing may have stored keys and messages for them.
         """
         await self._sessions.end_all(user_id)
         await clear_account(self._database, user_id, account.erase)

@@ -11,6 +11,7 @@ from shared.http.serving import endpoint
 from shared.storage.accounts.devices import Device, get_device, list_devices
 from shared.storage.engine.pool import Database
 from workers.client_api.accounts.interactive_auth import InteractiveAuth
+from workers.client_api.accounts.login import PASSWORD, VerifiedPassword, wrong_password
 from workers.client_api.accounts.passwords import PasswordDemand
 from workers.client_api.accounts.sessions import MAX_DEVICE_NAME_CHARS, Sessions
 
@@ -127,7 +128,9 @@ class Devices:
         if len(devices) > _MAX_DEVICES:
             raise bad_json(f"devices must name at most {_MAX_DEVICES} devices")
         known = {device_id for device_id in devices if "\x00" not in device_id}
-        await self._sessions.end_devices(request.user.user_id, sorted(known))
+        verified_hash = VerifiedPassword.read(passed.results[PASSWORD]).password_hash
+        if not await self._sessions.end_devices(request.user.user_id, sorted(known), verified_hash=verified_hash):
+            raise wrong_password()
         await self._auth.end(passed)
         return empty_response()
 

@@ -98,9 +98,12 @@ class InteractiveAuth:
         return await self._continue(demand, session, given, stage, auth, conceal)
 
     async def result(self, demand: Demand, session_id: str | None, name: str) -> str | None:
-        """Return the result that a session has stored under a name; None if there is no such session or result."""
+        """Return the result that a session has stored under a name; None if there is no such session or result.
+
+        Such a session may belong to the user whom it made.
+        """
         session = None if session_id is None else await self._find(session_id)
-        return session.completed.get(name) if session is not None and _belongs(session, demand) else None
+        return None if session is None or session.operation != demand.operation else session.completed.get(name)
 
     async def end(self, passed: Passed) -> None:
         """Delete the session. A session serves one request only."""

@@ -1,23 +1,24 @@
 """Log-in and log-out. Spec: client-server API, "Client Authentication"."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from shared.config.sections import Rate
 from shared.core.addresses import address_key
-from shared.core.errors import MatrixError, forbidden, missing_param
+from shared.core.errors import MatrixError, forbidden, missing_param, user_deactivated
 from shared.core.identifiers import UserId, is_user_id, lower_ascii
 from shared.http.endpoint import Auth, RateLimit
-from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rate_limits import limit_exceeded
-from shared.storage.accounts.login_attempts import count_login_attempt
+from shared.storage.accounts.login_attempts import count_login_attempt, get_login_addresses
 from shared.storage.accounts.users import Account, get_account, replace_password_hash
 from shared.storage.engine.pool import Database
-from workers.client_api.accounts.sessions import Sessions
+from workers.client_api.accounts.sessions import Issued, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,28 @@ class RefreshBody(msgspec.Struct):
     refresh_token: str
 
 
+class VerifiedPassword(msgspec.Struct, frozen=True):
+    """A password that was right, as the result of a stage of interactive authentication.
+
+    What follows is done only while the account still has this hash.
+    """
+
+    user_id: UserId
+    password_hash: str
+
+    @classmethod
+    def of(cls, account: Account) -> "VerifiedPassword":
+        assert account.password_hash is not None
+        return cls(account.user_id, account.password_hash)
+
+    @classmethod
+    def read(cls, text: str) -> "VerifiedPassword":
+        return msgspec.json.decode(text, type=cls)
+
+    def text(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
 class PasswordCheck:
     """Checks the passwords of local users and counts the attempts. A check takes equally long for unknown users."""
 
@@ -57,12 +80,24 @@ class PasswordCheck:
         self._hasher = hasher
         self._rate = rate
 
-    async def check(self, identifier: UserIdentifier, password: str, address: str) -> Account:
-        """Return the account. Raises MatrixError M_FORBIDDEN, M_USER_DEACTIVATED (403), M_LIMIT_EXCEEDED (429)."""
+    async def check(
+        self,
+        identifier: UserIdentifier,
+        password: str,
+        address: str,
+        requester: Requester | None = None,
+        *,
+        counts: bool = True,
+    ) -> Account:
+        """Return the account. Raises MatrixError M_FORBIDDEN, M_USER_DEACTIVATED (403), M_LIMIT_EXCEEDED (429).
+
+        requester: of a request with an access token.
+        counts: False for an attempt that was counted already.
+        """
         if identifier.type != "m.id.user":
             # This server stores no e-mail addresses and phone numbers, so each is unknown: as for a wrong password.
             if identifier.type in ("m.id.thirdparty", "m.id.phone"):
-                raise _wrong_password()
+                raise wrong_password()
             raise MatrixError("M_UNKNOWN", "identifier.type must be m.id.user")
         if identifier.user is None:
             raise missing_param("Missing key: identifier.user")
@@ -70,7 +105,8 @@ class PasswordCheck:
         # The log is for operators. The client learns less, so that it cannot tell whether an account exists.
         shown = " ".join((user_id or identifier.user).split())[:255]
         try:
-            await self._count(user_id, address)
+            if counts:
+                await self._count(user_id, address, requester)
         except MatrixError:
             logger.info("Log-in of %s refused: too many attempts (address %s)", shown, address)
             raise
@@ -78,14 +114,15 @@ class PasswordCheck:
         matches = await self._hasher.verify(account.password_hash if account is not None else None, password)
         if account is not None and account.deactivated:
             logger.info("Log-in of %s refused: the account is deactivated (address %s)", shown, address)
-            raise MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
+            raise user_deactivated()
         if account is None or not matches:
             why = "no such account" if account is None else "wrong password"
             logger.info("Log-in of %s refused: %s (address %s)", shown, why, address)
-            raise _wrong_password()
+            raise wrong_password()
         if account.password_hash is not None and self._hasher.needs_rehash(account.password_hash):
             new_hash = await self._hasher.hash(password)
-            await replace_password_hash(self._database, account.user_id, account.password_hash, new_hash)
+            if await replace_password_hash(self._database, account.user_id, account.password_hash, new_hash):
+                account = replace(account, password_hash=new_hash)
         return account
 
     def _local_user_id(self, user: str) -> UserId | None:
@@ -104,15 +141,28 @@ class PasswordCheck:
                 account = await get_account(self._database, UserId(lower + colon + server))
         return account
 
-    async def _count(self, user_id: UserId | None, address: str) -> None:
+    async def _count(self, user_id: UserId | None, address: str, requester: Requester | None) -> None:
         if self._rate is None:
             return
         keys = [f"address:{address_key(address)}"]
         if user_id is not None:
-            keys.append(f"account:{lower_ascii(user_id)}")
+            keys.append(await self._account_key(user_id, address, requester))
         wait_s = await count_login_attempt(self._database, keys, self._rate.burst, self._rate.per_second)
         if wait_s > 0:
             raise limit_exceeded(wait_s)
+
+    async def _account_key(self, user_id: UserId, address: str, requester: Requester | None) -> str:
+        """Return the name of the account's bucket for this attempt.
+
+        The user's devices, and the addresses from which they logged in before, have buckets of their own: strangers who
+        use up the account's bucket must not lock its user out.
+        """
+        account = f"account:{lower_ascii(user_id)}"
+        if requester is not None and requester.user_id == user_id:
+            return f"{account} device:{requester.device_id or ''}"
+        known = await get_login_addresses(self._database, {user_id, UserId(lower_ascii(user_id))})
+        from_known = address_key(address) in map(address_key, known)
+        return f"{account} address:{address_key(address)}" if from_known else account
 
 
 class Login:
@@ -154,14 +204,7 @@ class Login:
             raise MatrixError("M_UNKNOWN", f"type must be {PASSWORD}")
         if body.password is None:
             raise missing_param("Missing key: password")
-        account = await self._passwords.check(_identifier(body), body.password, request.client_address)
-        issued = self._sessions.issue(
-            account.user_id,
-            body.device_id,
-            body.initial_device_display_name,
-            refreshable=body.refresh_token,
-        )
-        await self._sessions.start(account.user_id, issued)
+        account, issued = await self._begin(_identifier(body), body.password, body, request.client_address)
         return json_response(
             {
                 "user_id": account.user_id,
@@ -171,6 +214,22 @@ class Login:
                 "well_known": {"m.homeserver": {"base_url": self._base_url}},
             }
         )
+
+    async def _begin(
+        self, identifier: UserIdentifier, password: str, body: LoginBody, address: str
+    ) -> tuple[Account, Issued]:
+        """Check the password and store the session. If the stored hash changes in between, check that one too."""
+        for repeated in (False, True):
+            account = await self._passwords.check(identifier, password, address, counts=not repeated)
+            issued = self._sessions.issue(
+                account.user_id,
+                body.device_id,
+                body.initial_device_display_name,
+                refreshable=body.refresh_token,
+            )
+            if await self._sessions.start(account.user_id, issued, account.password_hash, address_key(address)):
+                return account, issued
+        raise wrong_password()
 
     @endpoint(
         name="refresh",
@@ -237,5 +296,5 @@ def _identifier(body: LoginBody) -> UserIdentifier:
     raise missing_param("Missing key: identifier")
 
 
-def _wrong_password() -> MatrixError:
+def wrong_password() -> MatrixError:
     return forbidden("The user name or the password is wrong")

@@ -11,15 +11,19 @@ from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, empty_response
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
-from shared.storage.accounts.users import set_password_hash
-from shared.storage.engine.pool import Database
 from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, Stage, WrongUser
-from workers.client_api.accounts.login import PASSWORD, PasswordCheck, UserIdentifier
+from workers.client_api.accounts.login import (
+    PASSWORD,
+    PasswordCheck,
+    UserIdentifier,
+    VerifiedPassword,
+    wrong_password,
+)
 from workers.client_api.accounts.sessions import Sessions
 
 
 class PasswordDemand:
-    """Makes the demand that users authenticate with their password."""
+    """Makes the demand that users authenticate with their password. The stage's result is a `VerifiedPassword`."""
 
     def __init__(self, passwords: PasswordCheck) -> None:
         self._passwords = passwords
@@ -34,17 +38,17 @@ class PasswordDemand:
             if not isinstance(password, str):
                 raise bad_json("auth.password must be a string")
             identifier = _identifier(auth, request.user.user_id)
-            account = await self._passwords.check(identifier, password, request.client_address)
+            account = await self._passwords.check(identifier, password, request.client_address, request.user)
             if account.user_id != request.user.user_id:
                 raise WrongUser
-            return "true"
+            return VerifiedPassword.of(account).text()
 
         return _demand(operation, request.user.user_id, pass_password)
 
     def of_account(self, request: Request, operation: str) -> Demand:
         """Return the demand for a password where the access token is optional.
 
-        Without a token, `auth` names the account. The result of the stage is the user id.
+        Without a token, `auth` names the account.
         """
         if request.requester is not None:
             return self.of(request, operation)
@@ -56,7 +60,7 @@ class PasswordDemand:
             if "identifier" not in auth and "user" not in auth:
                 raise missing_param("Missing key: auth.identifier")
             account = await self._passwords.check(_identifier(auth, UserId("")), password, request.client_address)
-            return account.user_id
+            return VerifiedPassword.of(account).text()
 
         return _demand(operation, None, pass_password)
 
@@ -74,13 +78,11 @@ class PasswordBody(msgspec.Struct):
 class PasswordChange:
     def __init__(
         self,
-        database: Database,
         hasher: PasswordHasher,
         sessions: Sessions,
         auth: InteractiveAuth,
         demand: PasswordDemand,
     ) -> None:
-        self._database = database
         self._hasher = hasher
         self._sessions = sessions
         self._auth = auth
@@ -109,10 +111,11 @@ class PasswordChange:
             new_hash = await self._hasher.hash(wanted.new_password)
         if new_hash is None:
             raise missing_param("Missing key: new_password")
-        await set_password_hash(self._database, user.user_id, new_hash)
-        if wanted.logout_devices:
-            await self._sessions.end_all(user.user_id, but=user)
-        await self._auth.end(passed)
+        verified_hash = VerifiedPassword.read(passed.results[PASSWORD]).password_hash
+        if not await self._sessions.set_password(
+            user.user_id, new_hash, verified_hash, ends_sessions=wanted.logout_devices, but=user
+        ):
+            raise wrong_password()
         return empty_response()
 
     async def _conceal(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -190,11 +190,8 @@ class Registration:
 
     async def _guest(self, wanted: RegisterBody) -> UserId | None:
         """Return the guest who becomes a user; None if the request has no guest's token. Raises M_FORBIDDEN."""
-        if wanted.guest_access_token is not None:
-            token_hash = hash_token(wanted.guest_access_token)
-        elif wanted.guest_token_hash is not None:
-            token_hash = bytes.fromhex(wanted.guest_token_hash)
-        else:
+        token_hash = _guest_token_hash(wanted)
+        if token_hash is None:
             return None
         session = await get_session(self._database, token_hash)
         if session is None or session.kind != "guest" or session.deactivated:
@@ -223,7 +220,9 @@ class Registration:
         displayname = parse_user_id(user_id)[0] if self._default_display_name else None
         issued = self._issue(user_id, wanted, wanted.device_id)
         if guest is not None:
-            creation = await self._sessions.upgrade_guest(user_id, password_hash, displayname, token)
+            guest_hash = _guest_token_hash(wanted)
+            assert guest_hash is not None
+            creation = await self._sessions.upgrade_guest(user_id, guest_hash, password_hash, displayname, token)
         else:
             device_id = None if issued is None else issued.stored.device_id
             account = NewAccount(
@@ -247,7 +246,7 @@ class Registration:
         if guest is not None:
             await self._auth.end(passed)
             if issued is not None:
-                await self._sessions.start(user_id, issued)
+                await self._sessions.start(user_id, issued, password_hash)
         return self._answer(user_id, issued)
 
     async def _registered_by(self, session_id: str | None) -> Registered | None:
@@ -268,8 +267,8 @@ class Registration:
         if wanted.password is not None and not await self._hasher.verify(account.password_hash, wanted.password):
             raise forbidden("The password is not the one that this session has registered")
         issued = self._issue(account.user_id, wanted, registered.device_id)
-        if issued is not None:
-            await self._sessions.start(account.user_id, issued)
+        if issued is not None and not await self._sessions.start(account.user_id, issued, account.password_hash):
+            raise forbidden("The password of this account has changed: log in with it")
         return self._answer(account.user_id, issued)
 
     def _issue(self, user_id: UserId, wanted: RegisterBody, device_id: str | None) -> Issued | None:
@@ -300,6 +299,12 @@ class Registration:
         if not (await create_account(self._database, account, issued.stored)).created:
             raise _in_use()
         return self._answer(user_id, issued)
+
+
+def _guest_token_hash(wanted: RegisterBody) -> bytes | None:
+    if wanted.guest_access_token is not None:
+        return hash_token(wanted.guest_access_token)
+    return None if wanted.guest_token_hash is None else bytes.fromhex(wanted.guest_token_hash)
 
 
 def _random_localpart() -> str:

@@ -13,21 +13,25 @@ from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.config.sections import Accounts
 from shared.core.access_tokens import format_access_token
-from shared.core.errors import MatrixError, invalid_param
+from shared.core.errors import MatrixError, Unavailable, invalid_param
 from shared.core.identifiers import UserId, within_bytes
 from shared.core.rows import DeviceListRow, SessionRow
 from shared.core.slots import slot_of
 from shared.http.request import Requester
 from shared.operations.authenticate import TokenAuthenticator
 from shared.runtime.clock import Clock
-from shared.storage.accounts import tokens
-from shared.storage.accounts.users import SET_ADMIN, UPGRADE_GUEST, Creation, NewSession, SetAdmin, UpgradeGuest
+from shared.storage.accounts import session_statements, tokens
+from shared.storage.accounts.devices import RENAME_DEVICE, RenameDevice
+from shared.storage.accounts.session_statements import must_repeat
+from shared.storage.accounts.users import SET_ADMIN, Creation, NewSession, SetAdmin
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.engine.statements import Parameters
 
 MAX_DEVICE_NAME_CHARS = 1000
 _DEVICE_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: Another process may come between this often. Each time takes some milliseconds.
+_TRIES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +97,17 @@ class Sessions:
         )
         return Issued(stored, access, refresh, lifetime_s * 1000 if lifetime_s is not None else None)
 
-    async def start(self, user_id: UserId, issued: Issued) -> None:
+    async def start(
+        self, user_id: UserId, issued: Issued, verified_hash: str | None, address: str | None = None
+    ) -> bool:
         """Store a session, and end the earlier tokens of the same device.
 
+        verified_hash: the password hash that was verified. address: where the log-in came from, to remember it.
+        Return False if this is no longer the account's hash, or if the account is closed.
         Spec: client-server API, "Relationship between access tokens and devices".
         """
         session = issued.stored
-        record = tokens.StartSession(
+        record = session_statements.StartSession(
             user_id=user_id,
             device_id=session.device_id,
             display_name=session.display_name,
@@ -107,11 +115,16 @@ class Sessions:
             expires_ms=session.expires_ms,
             refresh_hash=session.refresh_hash,
             now_ms=self._clock.now_ms(),
+            verified_hash=verified_hash,
+            address=address,
         )
-        row = await self._write(tokens.START_SESSION, record)
+        row = await self._take_turn(session_statements.START_SESSION, record)
+        if not row["done"]:
+            return False
         if row["position"] is not None:
             self._announce([(row["position"], user_id, session.device_id)])
         self._announce_device_list(user_id, row["list_position"])
+        return True
 
     async def refresh(self, refresh_token: str) -> Issued:
         """Return the next pair of tokens. Raises MatrixError M_UNKNOWN_TOKEN, 401. Spec: "Token refresh flow"."""
@@ -122,7 +135,7 @@ class Sessions:
         if session is None or (lifetime_s is not None and session.created_ms + lifetime_s * 1000 <= now_ms):
             raise _unknown_refresh_token()
         issued = self.issue(session.user_id, session.device_id, None, refreshable=True)
-        record = tokens.RefreshSession(
+        record = session_statements.RefreshSession(
             user_id=session.user_id,
             device_id=session.device_id,
             shown_hash=shown,
@@ -131,7 +144,7 @@ class Sessions:
             refresh_hash=issued.stored.refresh_hash,
             now_ms=now_ms,
         )
-        row = await self._write(tokens.REFRESH_SESSION, record)
+        row = await self._take_turn(session_statements.REFRESH_SESSION, record)
         if row["refreshed"] == 0:  # the session ended since it was read
             raise _unknown_refresh_token()
         if row["position"] is not None:
@@ -143,32 +156,80 @@ class Sessions:
         if requester.device_id is not None:
             await self.end_devices(requester.user_id, [requester.device_id])
             return
-        record = tokens.EndToken(
+        record = session_statements.EndToken(
             user_id=requester.user_id, access_hash=requester.token_hash, now_ms=self._clock.now_ms()
         )
-        row = await self._write(tokens.END_TOKEN, record)
-        self._announce([(row["position"], requester.user_id, None)])
+        row = await self._take_turn(session_statements.END_TOKEN, record)
+        if row["done"]:
+            self._announce([(row["position"], requester.user_id, None)])
 
-    async def end_devices(self, user_id: UserId, device_ids: Sequence[str]) -> None:
-        """Delete devices with their tokens, keys and messages. Skip devices that do not exist."""
+    async def end_devices(
+        self, user_id: UserId, device_ids: Sequence[str], *, verified_hash: str | None = None
+    ) -> bool:
+        """Delete devices with their tokens, keys and messages. Skip devices that do not exist.
+
+        verified_hash: the password hash that was verified, None if no password was needed. Return False if this is no
+        longer the account's hash.
+        """
         if not device_ids:
-            return
-        record = tokens.EndDevices(user_id=user_id, device_ids=list(device_ids), now_ms=self._clock.now_ms())
-        row = await self._write(tokens.END_DEVICES, record)
+            return True
+        record = session_statements.EndDevices(
+            user_id=user_id, device_ids=list(device_ids), verified_hash=verified_hash, now_ms=self._clock.now_ms()
+        )
+        row = await self._take_turn(session_statements.END_DEVICES, record)
+        if not row["done"]:
+            return False
         self._announce([(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)])
         self._announce_device_list(user_id, row["list_position"])
+        return True
 
-    async def end_all(self, user_id: UserId, *, but: Requester | None = None) -> None:
-        """Delete all devices and tokens of a user, except those of the session `but`."""
-        record = tokens.EndAllSessions(
+    async def end_all(self, user_id: UserId) -> None:
+        """Delete all devices and tokens of a user."""
+        record = session_statements.EndAllSessions(
+            user_id=user_id, kept_device=None, kept_access=None, now_ms=self._clock.now_ms()
+        )
+        await self._end_all(user_id, session_statements.END_ALL_SESSIONS, record)
+
+    async def set_password(
+        self,
+        user_id: UserId,
+        password_hash: str,
+        verified_hash: str | None,
+        *,
+        ends_sessions: bool,
+        but: Requester | None = None,
+    ) -> bool:
+        """Set a password and end all sessions, except that of `but`, in one step.
+
+        verified_hash: the hash that the old password matched; None if no password was needed. Return False if this is
+        no longer the account's hash, or if the account is a guest's, closed or unknown.
+        """
+        record = session_statements.SetPassword(
             user_id=user_id,
+            password_hash=password_hash,
+            verified_hash=verified_hash,
+            ends_sessions=ends_sessions,
             kept_device=but.device_id if but else None,
             kept_access=but.token_hash if but else None,
             now_ms=self._clock.now_ms(),
         )
-        row = await self._write(tokens.END_ALL_SESSIONS, record)
-        self._announce([(row["position"], user_id, None)])
-        self._announce_device_list(user_id, row["list_position"])
+        return await self._end_all(user_id, session_statements.SET_PASSWORD, record)
+
+    async def close_account(self, user_id: UserId, *, erase: bool, verified_hash: str | None) -> bool:
+        """Close an account and end all its sessions, in one step. A background job clears up afterwards.
+
+        verified_hash: as in `set_password`. Return False if this is no longer the account's hash, or if there is no
+        such account.
+        """
+        record = session_statements.CloseAccount(
+            user_id=user_id,
+            erase=erase,
+            verified_hash=verified_hash,
+            kept_device=None,
+            kept_access=None,
+            now_ms=self._clock.now_ms(),
+        )
+        return await self._end_all(user_id, session_statements.CLOSE_ACCOUNT, record)
 
     async def set_admin(self, user_id: UserId, *, admin: bool) -> bool:
         """Change whether a user is an administrator, also for present sessions; False if there is no such account."""
@@ -180,30 +241,53 @@ class Sessions:
         return True
 
     async def upgrade_guest(
-        self, user_id: UserId, password_hash: str, displayname: str | None, registration_token: str | None
+        self,
+        user_id: UserId,
+        guest_hash: bytes,
+        password_hash: str,
+        displayname: str | None,
+        registration_token: str | None,
     ) -> Creation:
-        """Make a guest a user. Their sessions stay. displayname: for an account that has none."""
+        """Make a guest a user. Their sessions stay.
+
+        guest_hash: of the guest's access token, which must still be valid.
+        displayname: for an account that has none.
+        """
         name = None if displayname is None else orjson.dumps(displayname)
-        record = UpgradeGuest(
+        record = session_statements.UpgradeGuest(
             user_id=user_id,
+            guest_hash=guest_hash,
             password_hash=password_hash,
             displayname=name,
             now_ms=self._clock.now_ms(),
             registration_token=registration_token,
         )
-        row = await self._write(UPGRADE_GUEST, record)
+        row = await self._take_turn(session_statements.UPGRADE_GUEST, record)
         if row["position"] is not None:
             self._announce([(row["position"], user_id, None)])
-        return Creation(row["position"] is not None, row["token_accepted"])
+        return Creation(bool(row["done"]), row["token_accepted"])
 
     async def rename_device(self, user_id: UserId, device_id: str, name: str) -> bool:
         """Set the display name of a device. Return False if there is no such device."""
-        record = tokens.RenameDevice(
-            user_id=user_id, device_id=device_id, display_name=name, now_ms=self._clock.now_ms()
-        )
-        row = await self._write(tokens.RENAME_DEVICE, record)
+        record = RenameDevice(user_id=user_id, device_id=device_id, display_name=name, now_ms=self._clock.now_ms())
+        row = await self._write(RENAME_DEVICE, record)
         self._announce_device_list(user_id, row["list_position"])
         return bool(row["found"])
+
+    async def _end_all(self, user_id: UserId, statement: FencedStatement[Parameters], record: Parameters) -> bool:
+        row = await self._take_turn(statement, record)
+        if row["position"] is not None:
+            self._announce([(row["position"], user_id, None)])
+        self._announce_device_list(user_id, row["list_position"])
+        return bool(row["done"])
+
+    async def _take_turn(self, statement: FencedStatement[Parameters], record: Parameters) -> asyncpg.Record:
+        """Run a statement of `session_statements.py` until no other came between. Raises Unavailable."""
+        for _ in range(_TRIES):
+            row = await self._write(statement, record)
+            if not must_repeat(row):
+                return row
+        raise Unavailable("This account's sessions change too often just now")
 
     async def _write(self, statement: FencedStatement[Parameters], record: Parameters) -> asyncpg.Record:
         with transient_as_unavailable():

@@ -7,6 +7,10 @@ labels and the routing tests. Nothing here does I/O.
 from dataclasses import dataclass, field
 from enum import Enum
 
+#: The largest body of a federation transaction: 50 PDUs of 64 KiB and 100 EDUs of 64 KiB, and what surrounds them.
+#: Spec: server-server API, "Transactions", and "Size limits" of events.
+MAX_TRANSACTION_BYTES = (50 + 100) * 65_536 + 65_536
+
 
 class Auth(Enum):
     """The callers that an endpoint accepts."""

@@ -7,7 +7,7 @@ from itertools import combinations, product
 from typing import TypeAlias
 
 from shared.core.slots import SLOT_KINDS
-from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey, paths_of
+from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RoutingKey, paths_of
 from shared.http.routing import PathShape, compile_path
 
 #: The prefix of calls between processes of one fleet. haproxy blocks it.
@@ -68,6 +68,9 @@ def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
         yield f"routing key {key.name} has no slot of pool {pool.name}'s kind, {pool.slot_kind}"
     if key is RoutingKey.ORIGIN and endpoint.auth is not Auth.SERVER:
         yield "routing key ORIGIN is read from a server's signature, so auth must be SERVER"
+    is_transaction = key is RoutingKey.ORIGIN and endpoint.method == "PUT"
+    if is_transaction and (endpoint.body_limit_bytes or 0) < MAX_TRANSACTION_BYTES:
+        yield f"a server's transaction may have {MAX_TRANSACTION_BYTES} bytes, so body_limit_bytes must allow that"
     if key is RoutingKey.TOKEN_USER and endpoint.auth not in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
         yield "routing key TOKEN_USER is read from an access token, so auth must be ACCESS_TOKEN or OPTIONAL"
     templates = paths_of(endpoint)

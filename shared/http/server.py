@@ -33,6 +33,8 @@ _NOT_ANSWERED = 499
 _LONGEST_PATH = 300
 #: A request that waited this long for its handler is authenticated again.
 _WAITED_LONG_S = 0.3
+#: The kinds of authentication that this server performs. An endpoint of any other kind is never served.
+_CHECKED = frozenset({Auth.NONE, Auth.OPTIONAL, Auth.ACCESS_TOKEN, Auth.INTERNAL})
 
 
 class Authenticator(Protocol):
@@ -64,7 +66,7 @@ class Application:
         (405).
     handlers: of the endpoints that this process serves, by endpoint name.
     max_body_bytes: for requests whose endpoint has no limit of its own.
-    Raises ValueError if a handler has no endpoint.
+    Raises ValueError if a handler has no endpoint, or if this server cannot authenticate the callers of its endpoint.
     """
 
     def __init__(
@@ -83,6 +85,9 @@ class Application:
         names = {endpoint.name for endpoint in endpoints}
         if unknown := sorted(set(handlers) - names):
             raise ValueError(f"handlers without an endpoint: {', '.join(unknown)}")
+        unchecked = sorted(e.name for e in endpoints if e.name in handlers and e.auth not in _CHECKED)
+        if unchecked:
+            raise ValueError(f"endpoints whose callers cannot be authenticated: {', '.join(unchecked)}")
         self._routes = RouteTable(endpoints)
         self._handlers = handlers
         self._authenticator = authenticator
@@ -161,6 +166,8 @@ class Application:
             given = request.headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self._internal_secret):
                 raise unrecognized()  # as if the endpoint did not exist
+        elif endpoint.auth not in _CHECKED:
+            raise unrecognized()  # `__init__` refuses such handlers: this is the second lock
         elif endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
             token = access_token_of(request)
             if token is not None or endpoint.auth is Auth.ACCESS_TOKEN:

@@ -1,6 +1,6 @@
 """A small table of endpoints with every routing key, every kind of path, and paths that nearly collide."""
 
-from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
+from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RoutingKey
 
 POOLS = (
     Pool(name="client", worker="client_api", slot_kind="users", queue_timeout_s=1.0, server_timeout_s=5.0),
@@ -117,6 +117,7 @@ ENDPOINTS = (
         routing_key=RoutingKey.ORIGIN,
         auth=Auth.SERVER,
         idempotent=True,
+        body_limit_bytes=MAX_TRANSACTION_BYTES,
     ),
     Endpoint(
         name="make_join",

@@ -21,21 +21,25 @@ _MAX_PAGES = 5  # read for one answer; the client continues from its end
 _MAX_FILLS = 5  # gaps tried for one answer, since each may need requests to other servers
 
 
-class HistorySource(Protocol):
-    async def fill(self, room: RoomRecord, anchor: int) -> bool:
-        """Fetch events missing before the live event `anchor`, or before the stored history in that gap.
+class Filled(Enum):
+    """The outcome of asking for the events in a gap."""
 
-        Return True if there are more events than before: the caller reads the page again. Otherwise it continues with
-        the older events on the far side of the gap.
-        """
+    MORE = 1  # there are more events than before: the caller reads the page again
+    NO_MORE = 2  # nobody has more: the caller continues with the older events on the far side of the gap
+    NOT_NOW = 3  # asking failed and may succeed later: the page ends before the gap, and the client may come back
+
+
+class HistorySource(Protocol):
+    async def fill(self, room: RoomRecord, anchor: int) -> Filled:
+        """Fetch events missing before the live event `anchor`, or before the stored history in that gap."""
         ...
 
 
 class StoredHistory:
     """The stored history only. No other server is asked."""
 
-    async def fill(self, room: RoomRecord, anchor: int) -> bool:
-        return False
+    async def fill(self, room: RoomRecord, anchor: int) -> Filled:
+        return Filled.NO_MORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class HistoryPages:
                     point, state = await gaps.cross(point, stop)
                     if state is _Crossing.DONE:
                         return read.page(stop, more=False)
-            if state is _Crossing.ENOUGH:
+            if state is _Crossing.STOPPED:
                 break
         return read.page(point, more=point > stop)
 
@@ -173,7 +177,7 @@ class HistoryPages:
 class _Crossing(Enum):
     DONE = 1  # all gaps up to the point were tried
     FILLED = 2  # there are new events since the rows were read
-    ENOUGH = 3  # this answer has tried its number of gaps
+    STOPPED = 3  # the page ends here: it has tried its number of gaps, or the gap cannot be filled now
 
 
 class _Gaps:
@@ -197,15 +201,17 @@ class _Gaps:
     async def cross(self, point: HistoryPoint, low: HistoryPoint) -> tuple[HistoryPoint, _Crossing]:
         """Try the gaps whose open edge lies between `low` and `point`, going back. Return the point reached.
 
-        The point moves to the far side of a gap that cannot be filled, so that no later page tries it again.
+        The point moves to the far side of a gap that nobody can fill, so that no later page tries it again. It stays
+        before a gap that cannot be filled now.
         """
         while self.ahead and gap_start(self.ahead[0]) >= low:
             if not self._left:
-                return point, _Crossing.ENOUGH
+                return point, _Crossing.STOPPED
             self._left -= 1
             anchor = self.ahead.pop(0)
-            if await self._source.fill(self._room.record, anchor):
-                return point, _Crossing.FILLED
+            filled = await self._source.fill(self._room.record, anchor)
+            if filled is not Filled.NO_MORE:
+                return point, _Crossing.FILLED if filled is Filled.MORE else _Crossing.STOPPED
             self._refused.add(anchor)
             point = gap_start(anchor)
         return point, _Crossing.DONE

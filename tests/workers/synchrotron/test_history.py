@@ -12,7 +12,7 @@ from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import START, HistoryPoint, gap_start, point_after
 from shared.rooms import history_page
-from shared.rooms.history_page import HistoryPages, StoredHistory
+from shared.rooms.history_page import Filled, HistoryPages, StoredHistory
 from shared.rooms.history_tokens import format_point, parse_point
 from shared.rooms.room_view import load_branches, open_room
 from shared.storage.events import timeline
@@ -189,16 +189,19 @@ class Elsewhere:
         self.room = room
         self.has = has
         self.asked: list[int] = []
+        self.is_away = False
 
-    async def fill(self, room: RoomRecord, anchor: int) -> bool:
+    async def fill(self, room: RoomRecord, anchor: int) -> Filled:
         assert room.room_id == self.room.room_id
         self.asked.append(anchor)
+        if self.is_away:
+            return Filled.NOT_NOW
         if not self.has.get(anchor):
-            return False
+            return Filled.NO_MORE
         for _ in range(self.has[anchor].pop(0)):
             self.room.history(anchor)
         await self.room.save()
-        return True
+        return Filled.MORE
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
@@ -220,6 +223,36 @@ async def test_gaps_are_filled_while_a_page_goes_back(postgres_module: TestDatab
         # A page forward fills no gap: it leads to known events.
         assert await walk(stored, HistoryPages(stored.database, source), room, limit, back=False) == room.ordered()
         assert len(source.asked) == 6
+
+
+@pytest.mark.parametrize("limit", [2, 100])
+async def test_page_ends_before_a_gap_that_cannot_be_filled_now(postgres_module: TestDatabase, limit: int) -> None:
+    """The client comes back to the same place later, and misses nothing."""
+    async with store(postgres_module.dsn) as stored:
+        room = stored.room()
+        joined(room)
+        for _ in range(4):
+            room.live()
+        room.history(3)
+        room.gap(3)
+        await room.save()
+        source = Elsewhere(room, {3: [2]})
+        pages = HistoryPages(stored.database, source)
+        view = await open_room(stored.database, room.room_id, ALICE)
+        source.is_away = True
+        shown: list[str] = []
+        point, more = view.end_point, True
+        while more and len(shown) < 4:
+            page = await pages.back(view, point, limit, ALL)
+            shown += [event.event_id for event in page.events]
+            point, more = page.next_point, page.more
+        assert shown == room.ordered()[:1:-1], "down to the history that is here"
+        page = await pages.back(view, point, limit, ALL)
+        assert (page.events, page.next_point, page.more) == ([], point, True), "it waits before the gap"
+        source.is_away = False
+        rest = await walk(stored, pages, room, limit, back=True, start=point)
+        assert shown + rest == room.ordered()[::-1]
+        assert len(rest) == 2 + 2, "what was fetched, and what lies behind the gap"
 
 
 async def test_page_asks_only_for_the_gaps_that_it_needs(postgres_module: TestDatabase) -> None:

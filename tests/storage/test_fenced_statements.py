@@ -38,6 +38,7 @@ _PROGRESS = "the statement runs in a transaction that holds the row with the job
 UNFENCED: Mapping[str, str] = {
     "access_tokens": _EXPIRED,
     "account_data": "the data of an erased account are deleted once its sessions have ended",
+    "background_steps": _PROGRESS,
     "client_transactions": _EXPIRED,
     "counters": _LEASE,
     "deactivations": _ANY_PROCESS,
@@ -70,6 +71,7 @@ UNFENCED: Mapping[str, str] = {
     "search_progress": _PROGRESS,
     "search_words": _PROGRESS,
     "session_changes": _EXPIRED,
+    "set_aside": _PROGRESS,
     "settings_to_copy": _ANY_PROCESS,
     "sliding_states": _ANY_PROCESS,
     "slots": _LEASE,

@@ -13,8 +13,9 @@ import orjson
 
 from replication.calls.owner_calls import Ask
 from replication.calls.rooms import DelayedEventAnswer, DelayedEventToSend
-from shared.core.errors import RemoteServerError, Unavailable
+from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId
+from shared.metrics.background import BackgroundMetrics
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.fenced import FencedWrite
@@ -43,12 +44,14 @@ class DelayedEventSender:
         send: Ask[DelayedEventToSend, DelayedEventAnswer],
         tasks: TaskGroup,
         clock: Clock,
+        metrics: BackgroundMetrics,
     ) -> None:
         self._database = database
         self._write = write
         self._send_to_room = send
         self._tasks = tasks
         self._clock = clock
+        self._metrics = metrics
         self._waiting: dict[str, deque[DueEvent]] = {}  # room -> events; one task per room
         self._under_way: set[str] = set()  # the delay ids of all waiting events
         self._turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
@@ -81,14 +84,24 @@ class DelayedEventSender:
         return looked_at > 0
 
     async def _send_all(self, room_id: RoomId) -> None:
-        """Send the waiting events of a room. If it cannot be reached, the rest is claimed again later, in order."""
+        """Send the waiting events of a room. If it cannot be reached, the rest is claimed again later, in order.
+
+        An event that fails by itself does not hold up those after it. It is claimed again, too.
+        """
         waiting = self._waiting[room_id]
         try:
             async with self._turns:
                 while waiting:
-                    await self._send(waiting[0])
+                    try:
+                        await self._send(waiting[0])
+                    except Unavailable:
+                        raise
+                    except Exception as error:
+                        delay_id = waiting[0].event.delay_id
+                        logger.error("The delayed event %s failed in room %s: %r", delay_id, room_id, error)
+                        self._metrics.failures.labels("delayed events").inc()
                     self._under_way.discard(waiting.popleft().event.delay_id)
-        except (Unavailable, RemoteServerError) as error:
+        except Unavailable as error:
             logger.warning("Delayed events of room %s wait for its owner: %s", room_id, error)
         finally:
             del self._waiting[room_id]

@@ -23,6 +23,7 @@ from replication.calls.users import CLEAR_ACCOUNT, COPY_ROOM_SETTINGS, ClosedAcc
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.identifiers import RoomId
 from shared.http.internal_calls import EMPTY
+from shared.metrics.background import BackgroundMetrics
 from shared.storage.accounts.deactivation import finish_deactivation, get_rooms_to_leave
 from shared.storage.accounts.profiles import end_profile_change
 from shared.storage.engine.pool import Database
@@ -48,9 +49,10 @@ _PAGE = 200
 
 
 class PendingWork:
-    def __init__(self, database: Database, calls: OwnerCalls) -> None:
+    def __init__(self, database: Database, calls: OwnerCalls, metrics: BackgroundMetrics) -> None:
         self._database = database
         self._calls = calls
+        self._metrics = metrics
 
     async def run(self) -> None:
         """Do pending work twice a second. Runs until cancelled."""
@@ -65,7 +67,7 @@ class PendingWork:
         guests = await claim_guest_removals(self._database, _AT_A_TIME)
         closed = await claim_deactivations(self._database, _AT_A_TIME)
         profiles = await claim_profile_changes(self._database, _AT_A_TIME)
-        return await _all_of(
+        return await self._all_of(
             [
                 *(self._calls.ask(RESUME_UPGRADE, room_id, EMPTY) for room_id in upgrades),
                 *(self._copy(each) for each in settings),
@@ -97,7 +99,7 @@ class PendingWork:
                 await self._calls.ask(LEAVE_CLOSED_ACCOUNT, room_id, leaving)
 
         while room_ids := await get_rooms_to_leave(self._database, account.user_id, _PAGE):
-            if await _all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
+            if await self._all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
                 raise Unavailable("Some rooms could not be left yet")
         await finish_deactivation(self._database, account.user_id)
 
@@ -110,19 +112,22 @@ class PendingWork:
             async with turns:
                 await self._calls.ask(SET_MEMBER_PROFILE, room_id, MemberProfileChange(user_id))
 
-        if await _all_of([update(room_id) for room_id in room_ids]) < len(room_ids) and not change.is_old:
+        if await self._all_of([update(room_id) for room_id in room_ids]) < len(room_ids) and not change.is_old:
             raise Unavailable("Some rooms do not have a profile change yet")
         await end_profile_change(self._database, user_id, change.number)
 
-
-async def _all_of(tasks: Iterable[Coroutine[Any, Any, object]]) -> int:
-    """Run all at once. Return the number of successes. Failed work is tried again later."""
-    done = 0
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Unavailable | RemoteServerError):
-            logger.warning("Pending work could not be finished yet: %s", outcome)
-        elif isinstance(outcome, BaseException):
-            raise outcome
-        else:
-            done += 1
-    return done
+    async def _all_of(self, tasks: Iterable[Coroutine[Any, Any, object]]) -> int:
+        """Run all at once. Return the number of successes. Failed work is tried again later, ever more rarely."""
+        done = 0
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Unavailable | RemoteServerError):
+                logger.warning("Pending work could not be finished yet: %s", outcome)
+            elif isinstance(outcome, Exception):
+                # A bug that one piece of work meets. The others go on, and the alert about overdue work names it.
+                logger.error("A piece of pending work failed", exc_info=outcome)
+                self._metrics.failures.labels("pending work").inc()
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                done += 1
+        return done

@@ -16,10 +16,12 @@ from replication.streams import STREAMS, Kind
 from shared.config.addresses import database_dsn_without_password
 from shared.config.load import load_config
 from shared.config.sections import Config
+from shared.storage.fleet.background_steps import get_progress, list_set_aside
 from shared.storage.fleet.status import FleetStatus, get_fleet_status
 
 #: Process types of `skep up` that hold no lease.
 _PROGRAMS = ("postgres", "redis", "haproxy")
+_MAX_SET_ASIDE = 100  # items shown, the latest
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,7 @@ async def fleet_status(config: Config, path: Path) -> dict[str, Any]:
     sequences = {s.name: s.sequence for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
     async with opened_database(config, path) as database:
         status = await get_fleet_status(database, sequences)
+        progress, set_aside = await get_progress(database), await list_set_aside(database, _MAX_SET_ASIDE)
     return {
         "server_name": config.server_name,
         "database": database_dsn_without_password(config.database),
@@ -51,6 +54,11 @@ async def fleet_status(config: Config, path: Path) -> dict[str, Any]:
         "slots": _slots(status),
         "pinned": _pinned(status),
         "streams": _streams(status),
+        "background": [{"job": each.step, "behind": each.behind} for each in progress],
+        "set_aside": [
+            {"job": each.step, "item": each.item, "reason": each.reason, "at": each.at.isoformat(timespec="seconds")}
+            for each in set_aside
+        ],
     }
 
 
@@ -160,6 +168,10 @@ def status_text(status: dict[str, Any]) -> str:
     if status["pinned"]:
         rows = [(p["kind"], p["slot"], p["owner"] or "nobody") for p in status["pinned"]]
         blocks.append(_table(("PINNED", "SLOT", "OWNED BY"), rows))
+    blocks.append(_table(("BACKGROUND JOB", "BEHIND"), [(b["job"], b["behind"]) for b in status["background"]]))
+    if status["set_aside"]:
+        left_out = [(s["job"], s["item"], s["at"], s["reason"]) for s in status["set_aside"]]
+        blocks.append(_table(("SET ASIDE BY", "ITEM", "AT", "REASON"), left_out))
     return "\n\n".join(blocks)
 
 

@@ -19,8 +19,10 @@ _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _KEPT_FINALISED = 1000  # of one user; MSC4140, "Retention of finalised delayed events"
 #: The age of a client's `send` that was not finished: its caller gave up long ago.
 _CLAIM_FOR_MS = 45_000
-#: The time before the job retries a room that could not be reached, or an event that a dead process claimed.
+#: The time before the job retries a room that could not be reached, or an event that a dead process claimed. It grows
+#: with the time since the first try: an event that brings its room's owner down must not do so every few seconds.
 RETRY_AFTER_MS = 5_000
+_LONGEST_RETRY_MS = 60_000
 
 
 @parameters
@@ -137,9 +139,13 @@ CLAIM_DUE = fenced_statement(
                 SELECT delay_id, sending_ms, sending_ms IS NOT NULL OR scheduled_ms + delay_ms <= now.ms AS is_due
                 FROM delayed_events WHERE shard = mine.shard AND finalised_ms IS NULL AND check_ms <= now.ms
                 ORDER BY check_ms LIMIT :limit FOR UPDATE SKIP LOCKED) AS due""",
-        "moved": """
+        "moved": f"""
             UPDATE delayed_events d
-            SET check_ms = CASE WHEN l.is_due THEN now.ms + :retry_after_ms ELSE d.scheduled_ms + d.delay_ms END,
+            SET check_ms = CASE
+                    WHEN NOT l.is_due THEN d.scheduled_ms + d.delay_ms
+                    ELSE now.ms + greatest(:retry_after_ms,
+                                           least({_LONGEST_RETRY_MS}, (now.ms - coalesce(l.sending_ms, now.ms)) / 2))
+                END,
                 sending_ms = CASE WHEN l.is_due THEN coalesce(d.sending_ms, now.ms) END
             FROM fence, now, looked_at l WHERE d.delay_id = l.delay_id
             RETURNING d.*, l.is_due, l.sending_ms AS before_ms""",

@@ -61,6 +61,17 @@ _CLAIM_PROFILE_CHANGES = _claim(
 )
 #: Uses guest_removals_when.
 _CLAIM_GUEST_REMOVALS = _claim("guest_removals", "of_room_id", "of_room_id", min_wait_s=10)
+#: Small tables are read whole.
+_OVERDUE = " UNION ALL ".join(
+    f"SELECT '{table}' AS work, count(*) AS rows FROM {table} WHERE looks > $1{condition}"
+    for table, condition in {
+        "room_upgrades": " AND NOT ended",
+        "settings_to_copy": "",
+        "guest_removals": "",
+        "deactivations": "",
+        "profile_changes": "",
+    }.items()
+)
 _DELETE_SETTINGS = "DELETE FROM settings_to_copy WHERE user_id = $1 AND new_room_id = $2"
 
 
@@ -124,3 +135,8 @@ async def claim_guest_removals(database: Database, limit: int) -> Sequence[RoomI
 async def delete_settings_to_copy(database: Database, user_id: UserId, new_room_id: RoomId) -> None:
     """Finish the copy of settings, or give it up because the user never joined."""
     await database.execute(_DELETE_SETTINGS, user_id, new_room_id)
+
+
+async def count_overdue(database: Database, looks: int) -> dict[str, int]:
+    """Return kind of work -> number of pieces that are unfinished after more than so many looks."""
+    return {row["work"]: row["rows"] for row in await database.fetch(_OVERDUE, looks)}

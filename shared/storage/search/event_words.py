@@ -12,13 +12,17 @@ from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
 from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.engine.pool import Connection, Database, Source
+from shared.storage.fleet.background_steps import run_step, set_aside
 
 LANGUAGES = ("simple", "russian", "german", "french", "spanish")
 #: The index is searched for room numbers, as words, in at most so many rooms. With more it is slower than reading the
 #: words of all rooms: 500 rooms among 1,000 with 200,000 messages took 2.4 s.
 _FEW_ROOMS = 20
 _SPAN = 2_000  # positions that one transaction reads
+#: The bytes of events that one transaction indexes: up to 10 s per MB, for text without spaces and many distinct words.
+_SPAN_BYTES = 256 << 10
 
+_POSITION = "SELECT position FROM search_progress"
 _PROGRESS = "SELECT position FROM search_progress FOR UPDATE SKIP LOCKED"
 _MOVE = "UPDATE search_progress SET position = $1"
 #: Every position up to the sequence's that no live writer may still commit. The sequence is read first: a writer that
@@ -28,17 +32,30 @@ _REACHED = """
     SELECT min(coalesce((h.positions ->> 'events')::bigint, w.start_position))
     FROM writers w LEFT JOIN heartbeats h USING (lease) WHERE w.stream = 'events' AND w.final_position IS NULL
 """
+_INDEXED_TYPES = "('m.room.message', 'm.room.name', 'm.room.topic', 'm.room.redaction')"
 #: Uses events_by_position. The events are read first, by themselves: PostgreSQL might otherwise read all events of each
 #: room.
-_NEW = """
+_NEW = f"""
     WITH e AS MATERIALIZED (
         SELECT room_nid, event_nid, event_id, json, redacts_nid, redacted_by, position FROM events
-        WHERE position > $1 AND position <= $2 AND status = 0
-          AND type IN ('m.room.message', 'm.room.name', 'm.room.topic', 'm.room.redaction')
+        WHERE position > $1 AND position <= $2 AND status = 0 AND type IN {_INDEXED_TYPES}
         ORDER BY position
     )
     SELECT r.room_version, e.room_nid, e.event_nid, e.event_id, e.json, e.redacts_nid, e.redacted_by IS NOT NULL
     FROM e JOIN rooms r USING (room_nid) ORDER BY e.position
+"""
+#: The position of the first event that exceeds $3 bytes, never of the first event. Uses events_by_position.
+_TOO_MUCH = f"""
+    SELECT min(position) FROM (
+        SELECT position, sum(octet_length(json)) OVER (ORDER BY position) - octet_length(json) AS bytes_before
+        FROM events
+        WHERE position > $1 AND position <= $2 AND status = 0 AND type IN {_INDEXED_TYPES}
+    ) AS e WHERE bytes_before >= $3
+"""
+#: The first event. Uses events_by_position.
+_NEXT = f"""
+    SELECT position, event_id FROM events
+    WHERE position > $1 AND position <= $2 AND status = 0 AND type IN {_INDEXED_TYPES} ORDER BY position LIMIT 1
 """
 #: Events of some rooms that are not in the index yet, which is a second or two behind. $1 rooms. Uses
 #: events_by_position. Both limits are far above the number of events in that time.
@@ -89,30 +106,54 @@ class Hit:
     visibility: str | None = None
 
 
-async def index_events(database: Database) -> bool:
-    """Index the next events. Return True if there may be more. False also while another process does this."""
-    async with database.connection() as conn, conn.transaction():
+class SearchIndexStep:
+    """The next span of the stream: its words enter the index."""
+
+    name = "search index"
+    size = _SPAN
+
+    async def has_work(self, conn: Connection) -> bool:
+        position: int = await conn.fetchval(_POSITION)
+        return await complete_up_to(conn) > position
+
+    async def work(self, conn: Connection, limit: int) -> bool:
         position: int | None = await conn.fetchval(_PROGRESS)
         if position is None:
             return False
         complete = await complete_up_to(conn)
-        if complete <= position:
-            return False
-        until = min(complete, position + _SPAN)
+        until = min(complete, position + limit)
+        too_much: int | None = await conn.fetchval(_TOO_MUCH, position, until, _SPAN_BYTES * limit // _SPAN)
+        if too_much is not None:
+            until = too_much - 1
         texts, gone = [], []
         for version, room_nid, nid, event_id, json, redacts, redacted in await conn.fetch(_NEW, position, until):
             if redacts is not None:
                 gone.append((room_nid, redacts))
-            event = event_from_storage(get_room_version(version), json, event_id)
-            found = None if redacted else searchable_text(event.type, event.state_key, event.content)
-            if found is not None:
-                texts.append((room_nid, nid, found.key, split_words(found.text)))
+            try:
+                event = event_from_storage(get_room_version(version), json, event_id)
+                found = None if redacted else searchable_text(event.type, event.state_key, event.content)
+                if found is not None:
+                    texts.append((room_nid, nid, found.key, split_words(found.text)))
+            except Exception as error:
+                await set_aside(conn, self.name, event_id, f"{type(error).__name__}: {error}")
         if texts:
             await conn.execute(_STORE, *map(list, zip(*texts, strict=True)))
         if gone:
             await conn.execute(_FORGET, *map(list, zip(*gone, strict=True)))
         await conn.execute(_MOVE, until)
         return until < complete
+
+    async def skip(self, conn: Connection) -> str | None:
+        position: int = await conn.fetchval(_PROGRESS)
+        complete = await complete_up_to(conn)
+        row = await conn.fetchrow(_NEXT, position, complete)
+        await conn.execute(_MOVE, complete if row is None else row["position"])
+        return None if row is None else str(row["event_id"])
+
+
+async def index_events(database: Database) -> bool:
+    """Index the next events. Return True if there may be more. False also while another process does this."""
+    return await run_step(database, SearchIndexStep())
 
 
 async def complete_up_to(conn: Connection) -> int:

@@ -17,14 +17,21 @@ from shared.core.room_versions import get_room_version
 from shared.core.search.directory_words import directory_words
 from shared.storage.engine.pool import Connection, Database
 from shared.storage.engine.statements import parameters, statement
+from shared.storage.fleet.background_steps import run_step
 from shared.storage.search.event_words import complete_up_to
 
 _SPAN = 2_000  # positions that one transaction reads
 _USERS = 500  # local users that one transaction reads
+_JOINED_AT_A_TIME = 100  # member events that are in memory together: each may have 64 KB
 #: Entries with the words that one search reads before it checks whether they may be found: some 30 us each.
 _MAX_MATCHES = 5_000
 
-_PROGRESS = "SELECT position, users_above FROM user_directory_progress FOR UPDATE SKIP LOCKED"
+_POSITION = "SELECT position FROM user_directory_progress"
+_PROGRESS = "SELECT position FROM user_directory_progress FOR UPDATE SKIP LOCKED"
+_LOCK_USERS_ABOVE = "SELECT users_above FROM user_directory_progress FOR UPDATE"
+_ACCOUNTS_WAIT = """
+    SELECT users_above IS NOT NULL OR EXISTS (SELECT FROM user_directory_queue) FROM user_directory_progress
+"""
 _MOVE = "UPDATE user_directory_progress SET position = $1"
 _MOVE_USERS = "UPDATE user_directory_progress SET users_above = $1"
 #: Uses the primary key of users.
@@ -58,6 +65,13 @@ _CHANGES = """
         SELECT room_nid, ordinal FROM events WHERE position > $1 AND position <= $2 AND ordinal IS NOT NULL)
     SELECT s.room_nid, s.type, s.state_key, s.event_nid FROM e JOIN state_changes s USING (room_nid, ordinal)
     WHERE s.type IN ('m.room.join_rules', 'm.room.history_visibility', 'm.room.member')
+"""
+#: The first such change. $1, $2 as above.
+_NEXT_CHANGE = """
+    SELECT e.position, e.event_id FROM events e JOIN state_changes s USING (room_nid, ordinal)
+    WHERE e.position > $1 AND e.position <= $2 AND e.ordinal IS NOT NULL
+      AND s.type IN ('m.room.join_rules', 'm.room.history_visibility', 'm.room.member')
+    ORDER BY e.position LIMIT 1
 """
 #: Uses the primary keys of rooms, current_state and events.
 _RULES = """
@@ -176,26 +190,71 @@ class FoundUser:
     avatar_url: str | None
 
 
-async def fill_directory(database: Database, server_name: str) -> bool:
-    """Store some changes. Return True if there may be more. False also while another process does this."""
-    async with database.connection() as conn, conn.transaction():
-        progress = await conn.fetchrow(_PROGRESS)
-        if progress is None:
-            return False
-        position, users_above = progress
-        more = await _store_queued(conn)
-        if users_above is not None:
-            users = [row[0] for row in await conn.fetch(_OLD_USERS, users_above, _USERS)]
+class AccountsStep:
+    """Local users whose entries changed, and those from before the directory."""
+
+    name = "user directory: accounts"
+    size = _USERS
+
+    async def has_work(self, conn: Connection) -> bool:
+        waits: bool = await conn.fetchval(_ACCOUNTS_WAIT)
+        return waits
+
+    async def work(self, conn: Connection, limit: int) -> bool:
+        users_above = await conn.fetchval(_LOCK_USERS_ABOVE)
+        rows = await conn.fetch(_QUEUED, limit)
+        await _store_accounts(conn, sorted({row[0] for row in rows}))
+        if users_above is not None and len(rows) < limit:
+            users = [row[0] for row in await conn.fetch(_OLD_USERS, users_above, limit)]
             await _store_accounts(conn, users)
             await conn.execute(_MOVE_USERS, users[-1] if users else None)
-            more = True
+        return len(rows) == limit or users_above is not None
+
+    async def skip(self, conn: Connection) -> str | None:
+        users_above = await conn.fetchval(_LOCK_USERS_ABOVE)
+        queued = await conn.fetchval(_QUEUED, 1)
+        if queued is not None or users_above is None:
+            return None if queued is None else str(queued)
+        user_id = await conn.fetchval(_OLD_USERS, users_above, 1)
+        await conn.execute(_MOVE_USERS, user_id)
+        return None if user_id is None else str(user_id)
+
+
+class RoomsStep:
+    """The next span of the stream: rooms that opened or closed, and members of other servers."""
+
+    name = "user directory: rooms"
+    size = _SPAN
+
+    def __init__(self, server_name: str) -> None:
+        self._own_server = f":{server_name}"
+
+    async def has_work(self, conn: Connection) -> bool:
+        position: int = await conn.fetchval(_POSITION)
+        return await complete_up_to(conn) > position
+
+    async def work(self, conn: Connection, limit: int) -> bool:
+        position: int | None = await conn.fetchval(_PROGRESS)
+        if position is None:
+            return False
         complete = await complete_up_to(conn)
-        if complete > position:
-            until = min(complete, position + _SPAN)
-            await _store_rooms(conn, position, until, f":{server_name}")
-            await conn.execute(_MOVE, until)
-            more = more or until < complete
-        return more
+        until = min(complete, position + limit)
+        await _store_rooms(conn, position, until, self._own_server)
+        await conn.execute(_MOVE, until)
+        return until < complete
+
+    async def skip(self, conn: Connection) -> str | None:
+        position: int = await conn.fetchval(_PROGRESS)
+        complete = await complete_up_to(conn)
+        row = await conn.fetchrow(_NEXT_CHANGE, position, complete)
+        await conn.execute(_MOVE, complete if row is None else row["position"])
+        return None if row is None else str(row["event_id"])
+
+
+async def fill_directory(database: Database, server_name: str) -> bool:
+    """Store some changes. Return True if there may be more. False also while another process does this."""
+    accounts = await run_step(database, AccountsStep())
+    return await run_step(database, RoomsStep(server_name)) or accounts
 
 
 async def search_directory(
@@ -245,12 +304,6 @@ async def _not_filled(database: Database) -> tuple[list[_Entry], set[int], set[i
         return entries, opened, changed - opened
 
 
-async def _store_queued(conn: Connection) -> bool:
-    rows = await conn.fetch(_QUEUED, _USERS)
-    await _store_accounts(conn, sorted({row[0] for row in rows}))
-    return len(rows) == _USERS
-
-
 async def _store_accounts(conn: Connection, user_ids: Sequence[UserId]) -> None:
     if not user_ids:
         return
@@ -278,9 +331,10 @@ async def _store_rooms(conn: Connection, above: int, until: int, own_server: str
         await conn.execute(_OPEN, sorted(is_open))
         await conn.execute(_CLOSE, sorted(rooms - is_open))
     known, new = {}, {}
-    if joined:
+    for start in range(0, len(joined), _JOINED_AT_A_TIME):
+        some = joined[start : start + _JOINED_AT_A_TIME]
         for version, state_key, event_id, json, open_room in await conn.fetch(
-            _JOINED, *map(list, zip(*joined, strict=True))
+            _JOINED, *map(list, zip(*some, strict=True))
         ):
             event = event_from_storage(get_room_version(version), json, event_id)
             if event.content.get("membership") == "join":

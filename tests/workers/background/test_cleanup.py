@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from shared.config.sections import Accounts
+from shared.metrics.background import BackgroundMetrics
 from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
 from tests.rigs.clock import MockClock
@@ -80,9 +83,37 @@ async def test_cleanup(postgres: TestDatabase) -> None:
         holes = ", ".join(f"${n}" for n in range(1, len(columns.split(", ")) + 1))
         for row in rows:
             await database.execute(f"INSERT INTO {table} ({columns}) VALUES ({holes})", *row)
-    deleted = await Cleanup(database, MockClock(_NOW_MS / 1000), Accounts()).clean_once()
+    deleted = await _cleanup(database).clean_once()
     for table, (_, rows, old) in _ROWS.items():
         assert deleted.get(table, 0) == old, table
         assert await database.fetchval(f"SELECT count(*) FROM {table}") == len(rows) - old
     assert await database.fetchval("SELECT count(*) FROM access_tokens WHERE token_hash = 'dead'") == 0
+    await database.close()
+
+
+def _cleanup(database: Database) -> Cleanup:
+    return Cleanup(database, MockClock(_NOW_MS / 1000), Accounts(), BackgroundMetrics(CollectorRegistry()))
+
+
+async def test_table_that_fails_stops_no_other_and_gets_smaller_batches(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    await database.execute("""
+        CREATE FUNCTION too_many() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT count(*) FROM gone) > 100 THEN RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'; END IF;
+            RETURN NULL; END $$
+    """)
+    await database.execute("""
+        CREATE TRIGGER too_many AFTER DELETE ON uia_sessions REFERENCING OLD TABLE AS gone
+            EXECUTE FUNCTION too_many()
+    """)
+    await database.execute("""
+        INSERT INTO uia_sessions (session_id, operation, request, created_ms)
+        SELECT n::text, 'x', '{}', 0 FROM generate_series(1, 300) AS n
+    """)
+    await database.execute("INSERT INTO login_addresses VALUES ('@a:b', '192.0.2.1', 0)")
+    cleanup = _cleanup(database)
+    first = await cleanup.clean_once()
+    assert (first["uia_sessions"], first["login_addresses"]) == (0, 1)
+    deleted = [(await cleanup.clean_once())["uia_sessions"] for _ in range(3)]
+    assert sum(deleted) == 300, deleted
     await database.close()

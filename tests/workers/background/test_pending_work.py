@@ -2,15 +2,20 @@
 
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, MemberProfileChange
 from replication.calls.users import COPY_ROOM_SETTINGS, SettingsCopied
 from shared.core.errors import Unavailable
 from shared.core.identifiers import UserId
+from shared.metrics.background import BackgroundMetrics
 from shared.storage.accounts.profiles import note_profile_change
 from shared.storage.engine.pool import Database, connector
 from shared.storage.rooms.upgrades import remember_settings
 from tests.fix_servers import TestDatabase
+from tests.rigs.clock import MockClock
 from workers.background.pending_work import PendingWork
+from workers.background.watch import BackgroundWatch
 
 _NOW = "UPDATE settings_to_copy SET look_at = now() - interval '1 second'"
 _COUNT = "SELECT count(*) FROM settings_to_copy"
@@ -34,7 +39,7 @@ async def test_settings_wait_for_the_tombstone(postgres: TestDatabase) -> None:
     database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
     try:
         owner: Any = _Owner()
-        job = PendingWork(database, owner)
+        job = PendingWork(database, owner, BackgroundMetrics(CollectorRegistry()))
         await remember_settings(database, "@a:b", "!old:b", "!new:b")
         await database.execute("INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1)")
         await database.execute("INSERT INTO memberships VALUES (1, '@a:b', 'join', 1, '@a:b', 1, 1, 1, true)")
@@ -78,7 +83,7 @@ async def test_profile_change_is_brought_into_all_rooms(postgres: TestDatabase) 
     count = "SELECT count(*) FROM profile_changes"
     try:
         owners: Any = _RoomOwners()
-        job = PendingWork(database, owners)
+        job = PendingWork(database, owners, BackgroundMetrics(CollectorRegistry()))
         for nid in range(3):
             await database.execute(f"INSERT INTO rooms VALUES ({nid}, '!{nid}:b', '12', '@x:b', false, 1)")
             membership = "leave" if nid == 2 else "join"
@@ -102,5 +107,40 @@ async def test_profile_change_is_brought_into_all_rooms(postgres: TestDatabase) 
         await database.execute(due)
         await job.once()
         assert await database.fetchval(count) == 0, "given up after a day"
+    finally:
+        await database.close()
+
+
+class _FailingOwner:
+    """Fails for one user by a bug."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def ask(self, call: Any, key: str, body: Any) -> SettingsCopied:
+        if key == "@bad:b":
+            raise KeyError("a bug")
+        self.done.append(key)
+        return SettingsCopied(True)
+
+
+async def test_piece_of_work_that_meets_a_bug_stops_no_other(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    registry = CollectorRegistry()
+    try:
+        owner: Any = _FailingOwner()
+        job = PendingWork(database, owner, BackgroundMetrics(registry))
+        await database.execute("INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1)")
+        for user in ("@bad:b", "@good:b"):
+            await remember_settings(database, UserId(user), "!old:b", "!new:b")
+            await database.execute("INSERT INTO memberships VALUES (1, $1, 'join', 1, $1, 1, 1, 1, true)", user)
+        await database.execute(_NOW)
+        assert await job.once() == 1
+        assert owner.done == ["@good:b"]
+        assert registry.get_sample_value("skep_background_failures_total", {"job": "pending work"}) == 1
+        await database.execute("UPDATE settings_to_copy SET looks = 20")
+        watch = BackgroundWatch(database, BackgroundMetrics(other := CollectorRegistry()), MockClock(0.0))
+        await watch.measure()
+        assert other.get_sample_value("skep_background_overdue", {"work": "settings_to_copy"}) == 1
     finally:
         await database.close()

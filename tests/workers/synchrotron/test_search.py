@@ -6,6 +6,7 @@ import pytest
 
 from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.accounts.erased_users import set_user_erased
+from shared.storage.fleet.background_steps import list_set_aside
 from shared.storage.search.event_words import index_events
 from tests.fix_servers import TestDatabase
 from tests.rigs.requests import Answer
@@ -14,11 +15,13 @@ from tests.spec_answers import check_answer
 from tests.workers.synchrotron.stored_rooms import ALICE, store
 
 
-async def index(world: World) -> None:
-    """Run the job to its end, as if every writer had announced all its events."""
+async def index(world: World) -> int:
+    """Run the job to its end, as if every writer had announced all its events. Return the number of steps."""
     await world.database.execute("""UPDATE heartbeats SET positions = '{"events": 1000000000}'""")
+    steps = 1
     while await index_events(world.database):
-        pass
+        steps += 1
+    return steps
 
 
 async def search(client: Client, term: str, next_batch: str | None = None, **criteria: Any) -> Answer:
@@ -275,6 +278,33 @@ async def test_index_waits_for_writers_under_way_and_has_fetched_history(postgre
         assert set(texts(await found(alice, "bees"))) == {"live bees", "old bees"}, "found all the same"
         await index(world)
         assert set(texts(await found(alice, "bees"))) == {"live bees", "old bees"}
+
+
+async def test_long_messages_are_indexed_by_their_bytes(postgres: TestDatabase) -> None:
+    """2,000 of them together would take longer than a statement may."""
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room = await alice.writes.create_room()
+        for number in range(100):
+            await alice.writes.send(room, f"bees{number} " + "word " * 4000)
+        assert await index(world) >= 8, "256 KiB at a time"
+        assert (await found(alice, "bees99"))["count"] == 1
+        assert await world.database.fetchval("SELECT count(*) FROM search_words") == 100
+
+
+async def test_unreadable_event_is_set_aside(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room = await alice.writes.create_room()
+        for text in ("first bees", "broken bees", "last bees"):
+            await alice.writes.send(room, text)
+        [broken] = await world.database.fetch(
+            "UPDATE events SET json = '{' WHERE convert_from(json, 'UTF8') LIKE '%broken bees%' RETURNING event_id"
+        )
+        await index(world)
+        assert await world.database.fetchval("SELECT count(*) FROM search_words") == 2
+        [aside] = await list_set_aside(world.database, 10)
+        assert (aside.step, aside.item) == ("search index", broken["event_id"])
 
 
 async def test_messages_are_found_at_once(postgres: TestDatabase) -> None:

@@ -93,6 +93,10 @@ def encode_frames(
 
     rows: (position, encoded row) in ascending position.
     over: see `Frame`. If it is given, there is a frame even without rows.
+
+    A row that is larger than a frame is not sent. The frame in its place is empty, and follows a position that no
+    reader has reached: readers see a gap, and read the row from Postgres. Such a row names the members of a large
+    state.
     """
     frames: list[bytes] = []
     part: list[msgspec.Raw] = []
@@ -113,6 +117,12 @@ def encode_frames(
         frames.append(_encoder.encode(frame))
 
     for position, encoded in rows:
+        if len(encoded) > MAX_FRAME_BYTES and over is None:
+            if part:
+                close_frame(None)
+            previous, part, size, last = position, [], 0, position
+            close_frame(None)
+            continue
         if part and size + len(encoded) > MAX_FRAME_BYTES:
             close_frame(None)
             previous, part, size = last, [], 0

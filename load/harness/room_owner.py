@@ -36,7 +36,7 @@ class RoomOwner:
 
         Raises RequestFailed.
         """
-        body = {"pdus": [{"pdu": orjson.Fragment(event.encoded)} for event in events]}
+        body = {"pdus": [{"event_id": event.event_id, "pdu": orjson.Fragment(event.encoded)} for event in events]}
         answer = await self._connection.request(RECEIVE_EVENTS.method, self._path, body)
         return Counter(result["outcome"] for result in answer["results"].values())
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from replication.calls.received_events import ReceiveAnswer, ReceiveRequest
+from replication.calls.received_events import GivenState, GivenStateAnswer, ReceiveAnswer, ReceiveRequest
 from shared.core.identifiers import EventId, UserId
 from shared.http.internal_calls import Empty, OwnerCall
 
@@ -125,7 +125,18 @@ LEAVE_CLOSED_ACCOUNT = OwnerCall(
     returns=Empty,
 )
 
-#: Store events of other servers. The body holds 200 events of 64 KiB each, and the ids of a large room's state.
+#: Store a whole state that another server names, once, for the events that follow it. The body holds the ids of the
+#: state of a room with some hundred thousand members.
+GIVE_STATE = OwnerCall(
+    name="give_state",
+    path="/_skep/rooms/{roomId}/given_state",
+    pool="rooms",
+    takes=GivenState,
+    returns=GivenStateAnswer,
+    body_limit_bytes=32 << 20,
+)
+
+#: Store events of other servers. The body holds 200 events of 64 KiB each.
 RECEIVE_EVENTS = OwnerCall(
     name="receive_events",
     path="/_skep/rooms/{roomId}/receive",

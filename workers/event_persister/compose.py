@@ -10,6 +10,8 @@ from workers.event_persister.members.change_membership import MembershipHandlers
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.members.member_changes import MemberChanges
 from workers.event_persister.members.member_profile import MemberProfileHandler, MemberProfiles
+from workers.event_persister.receiving.deliveries import Deliveries
+from workers.event_persister.receiving.given_states import GivenStates
 from workers.event_persister.receiving.receive_events import ReceiveHandler
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room_engine import compose_engine
@@ -90,8 +92,14 @@ def compose(foundation: Foundation) -> Worker:
             guests,
             upgrades,
             successor,
-            ReceiveHandler(writer, engine.receiving, guests),
             AppliedRows(foundation.follower),
+            ReceiveHandler(
+                writer=writer,
+                receiving=engine.receiving,
+                given_states=GivenStates(database, foundation.writer.write, engine.event_numbers),
+                deliveries=Deliveries(tasks),
+                guests=guests,
+            ),
         ),
         start=engine.start,
         drain=engine.drain,

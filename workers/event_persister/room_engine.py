@@ -8,6 +8,7 @@ from replication.streams import EVENTS, PUSH_RULES, THREAD_SUBSCRIPTIONS
 from shared.metrics.persister import PersisterMetrics
 from shared.metrics.resolution import ResolutionMetrics
 from shared.operations.rule_switches import rule_switches
+from shared.operations.store_outliers import OutlierStore
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.events.auth_chains import get_auth_chain_page
 from workers.event_persister.commit.committer import LOCK_WAIT_MS, Committer
@@ -62,7 +63,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         clock,
         ResolutionMetrics(foundation.registry),
     )
-    resolution = RoomResolution(resolver)
+    resolution = RoomResolution(resolver, database)
     push_rules = PushRules(database, rule_switches(config))
     foundation.follower.follow(PUSH_RULES, push_rules.apply)
     foundation.follower.follow(THREAD_SUBSCRIPTIONS, push_rules.apply_subscriptions)
@@ -109,6 +110,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     dummies = DummyEvents(writer, asked, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)
     receiving = Receiving(
+        outliers=OutlierStore(database, foundation.writer.write, numbers),
         database=database,
         committer=committer,
         numbers=numbers,

@@ -44,7 +44,8 @@ async def follow(persister: Persister, room_id: str, graph: Graph) -> None:
 
 
 def pdu(event: Event, **options: Any) -> dict[str, Any]:
-    return {"pdu": orjson.Fragment(event.encoded), **options}
+    """Return an event as `deliver_pdus` takes it. state_before: ids of the whole state before it."""
+    return {"event_id": event.event_id, "pdu": orjson.Fragment(event.encoded), **options}
 
 
 async def deliver(persister: Persister, room_id: str, events: Sequence[Event], **options: Any) -> dict[str, Any]:
@@ -52,10 +53,44 @@ async def deliver(persister: Persister, room_id: str, events: Sequence[Event], *
 
 
 async def deliver_pdus(persister: Persister, room_id: str, pdus: Sequence[Any]) -> dict[str, Any]:
-    answer = await persister.internal("POST", f"/_skep/rooms/{quote(room_id, safe='')}/receive", {"pdus": pdus})
+    """Deliver events as a federation reader does: outliers first, then the states before events, then the others."""
+    outliers = [one for one in pdus if one.get("outlier")]
+    results: dict[str, Any] = {}
+    states: dict[tuple[str, ...], int] = {}
+    if outliers and any("state_before" in one for one in pdus):
+        results |= (await receive(persister, room_id, outliers))["results"]
+        pdus = [one for one in pdus if not one.get("outlier")]
+    sent = []
+    for one in pdus:
+        if "state_before" in one:
+            ids = tuple(one["state_before"])
+            if ids not in states:
+                given = await give_state(persister, room_id, ids)
+                if given["missing"]:
+                    results[one["event_id"]] = {"outcome": "missing", "missing": given["missing"]}
+                    continue
+                states[ids] = given["state"]
+            sent.append({**one, "state_before": states[ids]})
+        else:
+            sent.append(one)
+    return results | (await receive(persister, room_id, sent))["results"]
+
+
+async def receive(persister: Persister, room_id: str, pdus: Sequence[Any], **options: Any) -> dict[str, Any]:
+    """Make one call and return its answer."""
+    path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
+    answer = await persister.internal("POST", path, {"pdus": list(pdus), **options})
     assert answer.status == 200, answer.body
-    results: dict[str, Any] = answer.json["results"]
-    return results
+    received: dict[str, Any] = answer.json
+    return received
+
+
+async def give_state(persister: Persister, room_id: str, event_ids: Sequence[str]) -> dict[str, Any]:
+    path = f"/_skep/rooms/{quote(room_id, safe='')}/given_state"
+    answer = await persister.internal("PUT", path, {"event_ids": list(event_ids)})
+    assert answer.status == 200, answer.body
+    given: dict[str, Any] = answer.json
+    return given
 
 
 def outcomes(results: Mapping[str, Any]) -> dict[str, str]:

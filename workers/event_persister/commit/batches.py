@@ -135,9 +135,9 @@ def _add_change(batch: EventBatch, built: BuiltEvent, change: EntryChange, serve
         return
     is_local = key.endswith(":" + server_name)
     if now is not None:
-        event = built.event if now.event_nid == built.event_nid else built.graph.brought[now.event_nid]
+        sender = built.event.sender if now.event_nid == built.event_nid else built.graph.senders[now.event_nid]
         member = MembershipToStore(
-            built.event_nid, UserId(key), now.membership or "leave", now.event_nid, event.sender, is_local
+            built.event_nid, UserId(key), now.membership or "leave", now.event_nid, sender, is_local
         )
     else:
         # Resolution removed the user's membership altogether: they count as having left by themselves.

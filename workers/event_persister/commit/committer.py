@@ -59,6 +59,13 @@ class AlreadySent(SkepError):
     """The write's transaction id was used longer ago than memory reaches. The database has its answer."""
 
 
+class EventExists(MatrixError):
+    """An event with the same id is stored: of this room, by another process meanwhile, or of another room."""
+
+    def __init__(self) -> None:
+        super().__init__("M_UNKNOWN", "The event cannot be stored", 400)
+
+
 class Announce(Protocol):
     def __call__(self, rows: Sequence[EventRow]) -> None:
         """Announce committed rows, positions ascending."""
@@ -264,6 +271,8 @@ class Committer:
             return
         if refused.constraint == client_transactions.PRIMARY_KEY:
             error: Exception = AlreadySent()
+        elif refused.constraint == "events_by_id":
+            error = EventExists()
         elif refused.constraint == "room_aliases_pkey":
             error = MatrixError("M_ROOM_IN_USE", "This room alias is already in use", 400)
         else:

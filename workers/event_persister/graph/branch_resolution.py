@@ -6,9 +6,10 @@ from typing import TypeVar, overload
 
 from shared.core.events import Event
 from shared.core.identifiers import EventId
+from shared.storage.engine.pool import Database
 from workers.event_persister.graph.known_events import KnownEvents
 from workers.event_persister.graph.resolver import Resolver, RoomForResolution
-from workers.event_persister.graph.states import same_entry
+from workers.event_persister.graph.state_entries import StateEntries
 from workers.event_persister.room.drafts import Overlay, RoomChanged, StateEntry, StateKey
 from workers.event_persister.room.live_room import LiveRoom
 
@@ -19,16 +20,24 @@ _MANY = 1000  # entries of a state. Walking so many takes a millisecond
 
 
 class RoomResolution:
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, database: Database) -> None:
         self._resolver = resolver
+        self._database = database
 
     async def resolve(
-        self, room: LiveRoom, overlays: Sequence[Overlay], known: KnownEvents, *, candidate: Event | None = None
+        self,
+        room: LiveRoom,
+        overlays: Sequence[Overlay],
+        known: KnownEvents,
+        *,
+        candidate: Event | None = None,
+        base: Mapping[StateKey, EventId] | None = None,
     ) -> Overlay:
         """Return the resolution of states, all of them overlays upon the room's current state.
 
         candidate: an event in the states that has no place yet.
-        The result is valid only while the room's head has not changed.
+        base: a copy of the current state upon which the overlays are. Without it the result is valid only while the
+            room's head has not changed.
         Raises Unavailable (`Resolver.resolve`), RoomChanged.
         """
         head = room.state.head
@@ -48,19 +57,26 @@ class RoomResolution:
             ids.append(overlay.ids)
             if len(overlay) > _MANY:
                 await asyncio.sleep(0)
+        upon = CurrentIds(room) if base is None else base
         try:
             resolved = await self._resolver.resolve(
-                RoomForResolution(room.room_nid, room.version, room.create, find), CurrentIds(room), ids
+                RoomForResolution(room.room_nid, room.version, room.create, find), upon, ids
             )
         except (RuntimeError, KeyError) as error:
-            if room.state.head is head:
+            if base is not None or room.state.head is head:
                 raise
             # A thread walked the current state while a write of the room changed it.
             raise RoomChanged from error
         entries = _entries_in(distinct, resolved)
-        await known.look_up([event_id for event_id in resolved.values() if event_id and event_id not in entries])
         await asyncio.sleep(0)
-        return _entries_of(room, resolved, entries, known)
+        elsewhere = [
+            event_id
+            for key, event_id in resolved.items()
+            if event_id is not None and event_id not in entries and upon.get(key) != event_id
+        ]
+        found, _ = await StateEntries(room, self._database).by_id(elsewhere)
+        entries.update((event_id, one.entry) for event_id, one in found.items())
+        return _entries_of(upon, resolved, entries)
 
     def forget(self, event_id: EventId) -> None:
         """Drop an event that was redacted from the cache."""
@@ -121,19 +137,16 @@ def _entries_in(overlays: Sequence[Overlay], resolved: Mapping[StateKey, EventId
 
 
 def _entries_of(
-    room: LiveRoom, resolved: Mapping[StateKey, EventId | None], entries: Mapping[str, StateEntry], known: KnownEvents
+    base: Mapping[StateKey, EventId], resolved: Mapping[StateKey, EventId | None], entries: Mapping[str, StateEntry]
 ) -> Overlay:
     overlay: dict[StateKey, StateEntry | None] = {}
     for key, event_id in resolved.items():
         if event_id is None:
             overlay[key] = None
             continue
-        entry = entries.get(event_id)
-        if entry is None:
-            found = known.get(event_id)
-            if found is None:
-                raise RoomChanged  # it was purged meanwhile
-            entry = found.entry()
-        if not same_entry(entry, room.state.entry(*key)):
-            overlay[key] = entry
+        if base.get(key) == event_id:
+            continue
+        if event_id not in entries:
+            raise RoomChanged  # it was purged meanwhile
+        overlay[key] = entries[event_id]
     return Overlay(overlay)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from shared.core.event_auth import auth_types_for
 from shared.core.events import Event, event_from_storage
@@ -22,6 +23,9 @@ from workers.event_persister.room.drafts import (
 )
 from workers.event_persister.room.event_forms import redacted
 from workers.event_persister.room.live_room import LiveRoom, Write
+
+#: Number of a state -> its differences from the line before an ordinal, and that ordinal.
+GivenStates: TypeAlias = dict[int, tuple[int, dict[StateKey, StateEntry | None]]]
 
 #: Events that are read and parsed at once: some 10 ms.
 _PAGE = 200
@@ -98,7 +102,9 @@ def known_from_built(built: BuiltEvent) -> KnownEvent:
 class KnownEvents:
     """The events of a room that one call has found, by id. `look_up` tries memory first, then makes one query."""
 
-    def __init__(self, room: LiveRoom, source: Source) -> None:
+    def __init__(self, room: LiveRoom, source: Source, given_states: GivenStates | None = None) -> None:
+        """given_states: states that the call has read, by number. They are used again when a place is found again."""
+        self.given_states: GivenStates = {} if given_states is None else given_states
         self._room = room
         self._source = source
         self._found: dict[str, KnownEvent] = {}
@@ -126,6 +132,10 @@ class KnownEvents:
 
     def forget_proposed(self) -> None:
         self._proposed.clear()
+
+    def add(self, known: KnownEvent) -> None:
+        """Add an event that has just been stored."""
+        self._found[known.event.event_id] = known
 
     def note(self, write: Write) -> None:
         """Add events that have just got their places."""

@@ -23,24 +23,23 @@ from shared.core.event_checks import (
 )
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, UserId
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
 from shared.storage.events.batch import ACCEPTED, REJECTED, SOFT_FAILED
 from workers.event_persister.commit.committer import Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.state_entries import StateEntries
 from workers.event_persister.graph.states import (
     SMALL_OVERLAY,
     GraphStates,
     StateRef,
     branch_after,
-    entries_of,
     root_snapshot,
     snapshot_of,
     step_snapshot,
     upon_current,
-    upon_current_state,
 )
 from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.room.drafts import (
@@ -56,6 +55,7 @@ from workers.event_persister.room.drafts import (
     RoomChanged,
 )
 from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
+from workers.event_persister.room.room_state import KEPT_TYPES, MEMBER
 
 #: Tries beside the room's writes. After so many were overtaken by a write, the room's writes wait.
 _FREE_TRIES = 3
@@ -71,13 +71,14 @@ class Candidate:
 
     draft: the draft of an event of ours, which is refused rather than soft-failed.
     key: the client's transaction of an event of ours.
-    state_before: ids of the whole state before it, if its previous events are not all known.
+    state_before: the number of the whole state before it, which another server has named, if its previous events are
+        not all known.
     """
 
     event: Event
     draft: Draft | None = None
     key: bytes | None = None
-    state_before: Sequence[EventId] | None = None
+    state_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Placing:
     async def place(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
         """Check an event and give it its place. Its write is under way when this returns.
 
-        known: has looked up the event itself, its previous events, auth events and given state.
+        known: has looked up the event itself, its previous events and auth events.
         The caller holds the room's turn, so that only the room's own writes may come in between.
         Raises Unavailable, RoomLost (from the committer), RoomChanged if the room changed again and again.
         """
@@ -165,10 +166,9 @@ class Placing:
                 raise RoomChanged
             after = await self._current_after(room, event, nid, before, known)
             target, graph = await _redaction(event, levels, known, graph)
-            brought = await self._brought(after[0], nid, known)
+            graph = await self._with_brought(room, graph, after[0], nid, known)
             if room.state.head is not head:
                 raise RoomChanged
-            graph = replace(graph, brought=brought) if brought else graph
             built = self._live(
                 room,
                 candidate,
@@ -206,24 +206,19 @@ class Placing:
         if absent and candidate.state_before is None:
             raise RoomChanged  # a previous event could not be stored
         refs = {
-            one.event_nid: await self._states.after(room, one, known)
-            for one in stored
-            if one.event_nid not in head.branches
+            one.event_nid: await self._states.after(room, one) for one in stored if one.event_nid not in head.branches
         }
         given = None
         if candidate.state_before is not None and absent:
-            given = await entries_of(candidate.state_before, known)
-        await asyncio.sleep(0)
-        if room.state.head is not head:
-            raise RoomChanged
+            given = await self._states.given(room, candidate.state_before, known)
         branches = [
             head.branches[one.event_nid]
             if one.event_nid in head.branches
-            else Branch(upon_current(room, refs[one.event_nid]), one.state_nid if one.key is None else None)
+            else Branch(await upon_current(room, refs[one.event_nid]), one.state_nid if one.key is None else None)
             for one in stored
         ]
         if given is not None:
-            branches.append(Branch(upon_current_state(room, given)))
+            branches.append(Branch(await upon_current(room, given), candidate.state_before))
         overlay = await self._resolution.resolve(room, [branch.overlay for branch in branches], known)
         if room.state.head is not head:
             raise RoomChanged
@@ -305,8 +300,9 @@ class Placing:
         if len(before.overlay) > SMALL_OVERLAY and previous is not None and previous.may_be_followed_by_a_step:
             assert previous.state_nid is not None and previous.key is not None
             walk = await self._states.walk(room, previous.state_nid)
-            found = await known.entries([added for one in walk for added in one.added])
-            keys = {added: one.key for added, one in found.items() if one.key is not None}
+            entries = StateEntries(room, self._database)
+            found = await entries.by_nid(added for one in walk for added in one.added)
+            keys = {added: one.key for added, one in found.items()}
             snapshot = step_snapshot(nid, walk, keys, previous.key, previous.event_nid)
         if room.state.head is not head:
             raise RoomChanged
@@ -371,10 +367,28 @@ class Placing:
             graph=graph,
         )
 
-    async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
-        """Return the events that enter the state together with this one."""
+    async def _with_brought(
+        self, room: LiveRoom, graph: Graph, changed: Overlay, nid: int, known: KnownEvents
+    ) -> Graph:
+        """Return the graph with the events that enter the state together with this one.
+
+        There may be tens of thousands, so whole ones are read only of those that the room keeps, and of local members.
+        """
         nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
-        return {number: found.event for number, found in (await known.entries(nids)).items()} if nids else {}
+        if not nids:
+            return graph
+        found = await StateEntries(room, self._database).by_nid(nids)
+        whole = [
+            number
+            for number, one in found.items()
+            if one.key[0] in KEPT_TYPES or (one.key[0] == MEMBER and room.state.push.is_local(UserId(one.key[1])))
+        ]
+        events = await known.entries(whole)
+        return replace(
+            graph,
+            brought={number: one.event for number, one in events.items()},
+            senders={number: one.sender for number, one in found.items()},
+        )
 
 
 async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]) -> dict[int, Branch]:

@@ -200,6 +200,6 @@ async def _load_branches(database: Database, room: LiveRoom) -> None:
     for nid, event_id in room.state.head.extremities:
         extremity = known.get(event_id)
         assert extremity is not None
-        after = await states.after(room, extremity, known)
-        branches[nid] = Branch(upon_current(room, after), extremity.state_nid if extremity.key is None else None)
+        overlay = await upon_current(room, await states.after(room, extremity))
+        branches[nid] = Branch(overlay, extremity.state_nid if extremity.key is None else None)
     room.state.set_branches(branches)

@@ -1,7 +1,8 @@
 """Receive events of other servers, and decide which get a place in the timeline, in history, or none.
 
-The caller has checked formats, signatures and hashes (checks 1 to 3). Here events are checked against the room's rules
-and stored. The answer says what became of each. A call can be repeated: an event that is stored gets the same answer.
+The caller has checked formats, signatures and hashes (checks 1 to 3), which are not repeated here. Here events are
+checked against the room's rules and stored. The answer says what became of each. A call can be repeated: an event that
+is stored gets the same answer.
 """
 
 import asyncio
@@ -9,21 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from replication.calls.received_events import Received, ReceivedAs, ReceivedPdu
-from shared.core.errors import EventFormatError, MatrixError, Unavailable
+from shared.core.errors import MatrixError, Unavailable, bad_json
 from shared.core.event_checks import Outcome, Verdict, check_auth_events_of, needs_policy_signature
 from shared.core.event_checks.verdict import reject
-from shared.core.events import Event, parse_event
+from shared.core.events import Event, event_from_storage
 from shared.core.identifiers import EventId
+from shared.operations.store_outliers import OutlierRoom, OutlierStore
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
 from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from shared.storage.events.graph import get_gaps_of
+from shared.storage.events.state_entries import get_state_entries
 from shared.storage.removal.purge_statements import RETIRED
-from workers.event_persister.commit.committer import Committer
+from workers.event_persister.commit.committer import Committer, EventExists
 from workers.event_persister.graph.dummy_events import DummyEvents
-from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.known_events import GivenStates, KnownEvent, KnownEvents, entry_of
 from workers.event_persister.graph.placement import Candidate, Placing
 from workers.event_persister.graph.policy_signatures import PolicySignatures
+from workers.event_persister.graph.states import GraphStates
 from workers.event_persister.receiving.history_events import HistoryPlacing
 from workers.event_persister.room.drafts import BuiltEvent, Graph, RoomChanged
 from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
@@ -53,7 +57,11 @@ class _Incoming:
 
 
 class Receiving:
-    """dummies: tie extremities together if events came in on many branches."""
+    """Receives events.
+
+    outliers: stores those without a place in bulk.
+    dummies: tie extremities together if events came in on many branches.
+    """
 
     def __init__(
         self,
@@ -63,6 +71,7 @@ class Receiving:
         numbers: NumberBlock,
         placing: Placing,
         history: HistoryPlacing,
+        outliers: OutlierStore,
         signatures: PolicySignatures,
         dummies: DummyEvents,
     ) -> None:
@@ -72,15 +81,18 @@ class Receiving:
         self._numbers = numbers
         self._placing = placing
         self._history = history
+        self._outliers = outliers
+        self._states = GraphStates(database)
         self._signatures = signatures
 
     async def receive(self, room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[EventId, Received]:
         """Store events, and return event id -> what became of it.
 
-        A PDU without a valid form is left out of the answer: it has no id. Raises Unavailable, RoomLost.
+        Events of other rooms are left out of the answer. Raises Unavailable, RoomLost.
         """
         incoming = await _parsed(room, pdus)
         answers: dict[EventId, Received] = {}
+        given: GivenStates = {}
         self._committer.check_room_for_more()
         await self._ask_for_signatures(room, incoming)
         async with room.turns.take("deliveries"):
@@ -89,7 +101,7 @@ class Receiving:
                 if not left:
                     break
                 try:
-                    found = await self._receive(room, left, one_by_one=tries > 0)
+                    found = await self._receive(room, left, given, one_by_one=tries > 0)
                 except RoomChanged:
                     await room.finish_writes()
                     continue
@@ -103,13 +115,14 @@ class Receiving:
         return answers
 
     async def _receive(
-        self, room: LiveRoom, incoming: Mapping[EventId, _Incoming], *, one_by_one: bool
+        self, room: LiveRoom, incoming: Mapping[EventId, _Incoming], given: GivenStates, *, one_by_one: bool
     ) -> dict[EventId, Received]:
         """Try to place and store events. Those that must be placed again are left out of the answer.
 
+        given: states before events that were read already.
         one_by_one: True to store each event before the next. One that the database refuses then fails alone.
         """
-        known = KnownEvents(room, self._database)
+        known = KnownEvents(room, self._database, given)
         await known.look_up([*incoming, *(event_id for one in incoming.values() for event_id in _names(one))])
         await known.look_up_redactions(list(incoming))
         ordered, circular = _in_order(incoming)
@@ -123,6 +136,8 @@ class Receiving:
             list(incoming),
         )
         anchors = _anchors(ordered, gaps, known)
+        answers.update(await self._take_outliers(room, ordered, known))
+        await self._answer_those_without_state(room, ordered, known, answers)
         writes: dict[EventId, tuple[Verdict, Write]] = {}
         chunks: dict[int, list[_Incoming]] = {}
         for number, one in enumerate(ordered):
@@ -131,7 +146,7 @@ class Receiving:
                 if not room.state.names_all_extremities:
                     await room.finish_writes()  # each write under way holds the states of all branches
             event_id = one.event.event_id
-            if self._is_here(room, one, known, answers):
+            if event_id in answers or self._is_here(one, known, answers):
                 continue
             if event_id in anchors:
                 chunks.setdefault(anchors[event_id], []).append(one)
@@ -152,7 +167,7 @@ class Receiving:
                     await _finished(next(iter(placed.writes.values()))[1])
                     stored = await get_gaps_of(self._database, room.room_nid, list(gaps), ())
                     gaps = {at: stored.get(at, []) for at in gaps}
-        answers.update(await _stored(writes))
+        answers.update(await _stored(writes, self._database))
         return answers
 
     async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[EventId, _Incoming]) -> None:
@@ -171,7 +186,46 @@ class Receiving:
         for event_id, event in (await self._signatures.signed_ones(room, new, policy)).items():
             incoming[event_id] = _Incoming(event, incoming[event_id].pdu)
 
-    def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[EventId, Received]) -> bool:
+    async def _take_outliers(
+        self, room: LiveRoom, incoming: Sequence[_Incoming], known: KnownEvents
+    ) -> dict[EventId, Received]:
+        """Store the outliers in bulk, and return their answers. Those that a redaction precedes are left."""
+        answers: dict[EventId, Received] = {}
+        new = [one.event for one in incoming if one.pdu.outlier and not self._is_here(one, known, answers)]
+        if not new:
+            return answers
+        outcomes = await self._outliers.store(OutlierRoom(room.room_nid, room.version, room.create), new)
+        for event in new:
+            event_id = event.event_id
+            if (stored := outcomes.stored.get(event_id)) is not None:
+                known.add(KnownEvent(stored.event_nid, event, stored.status, None, None, None, is_stored=True))
+                answers[event_id] = (
+                    Received(_STATUSES[stored.status]) if stored.verdict is None else received(stored.verdict)
+                )
+            elif event_id in outcomes.missing:
+                answers[event_id] = Received("missing", "auth events are missing", outcomes.missing[event_id])
+            elif event_id in outcomes.refused:
+                answers[event_id] = Received("dropped", "the event cannot be stored")
+        return answers
+
+    async def _answer_those_without_state(
+        self, room: LiveRoom, incoming: Sequence[_Incoming], known: KnownEvents, answers: dict[EventId, Received]
+    ) -> None:
+        """Read the states that other servers have given, and answer for new events whose state is not stored."""
+        gone: set[int] = set()
+        for nid in {one.pdu.state_before for one in incoming}:
+            if nid is None or nid in known.given_states:
+                continue
+            try:
+                await self._states.given(room, nid, known)
+            except RoomChanged:
+                gone.add(nid)
+        for one in incoming:
+            if one.pdu.state_before in gone and not self._is_here(one, known, answers):
+                reason = "the state before it is not stored: give it again"
+                answers[one.event.event_id] = Received("missing", reason, lacks_state=True)
+
+    def _is_here(self, one: _Incoming, known: KnownEvents, answers: dict[EventId, Received]) -> bool:
         """Return True if the event is known. Adds its answer, unless it is not stored yet: then this round has none."""
         former = known.get(one.event.event_id)
         if former is None or (former.lacks_place and not one.pdu.outlier and one.event.prev_event_ids):
@@ -194,9 +248,6 @@ class Receiving:
         missing = known.missing_previous(event)
         if missing and one.pdu.state_before is None:
             return Received("missing", "previous events are missing", missing)
-        unknown_state = known.missing(one.pdu.state_before or ())
-        if missing and unknown_state:
-            return Received("missing", "events of the state before it are missing", unknown_state)
         placed = await self._placing.place(room, Candidate(event=event, state_before=one.pdu.state_before), known)
         if placed.write is None:
             return received(placed.verdict)
@@ -244,9 +295,9 @@ async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[EventId, 
     incoming: dict[EventId, _Incoming] = {}
     for number, pdu in enumerate(pdus):
         try:
-            event = parse_event(room.version, bytes(pdu.pdu))
-        except EventFormatError:
-            continue
+            event = event_from_storage(room.version, bytes(pdu.pdu), pdu.event_id)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise bad_json(f"{pdu.event_id} has not passed the checks of its format") from error
         # A call may have an event twice: as an outlier, and as an event that needs its place.
         if event.room_id == room.room_id and not (pdu.outlier and event.event_id in incoming):
             incoming[event.event_id] = _Incoming(event, pdu)
@@ -256,7 +307,7 @@ async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[EventId, 
 
 
 def _names(one: _Incoming) -> Sequence[EventId]:
-    return (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
+    return (*one.event.prev_event_ids, *one.event.auth_event_ids)
 
 
 def _anchors(ordered: Sequence[_Incoming], gaps: Mapping[int, Sequence[EventId]], known: KnownEvents) -> dict[str, int]:
@@ -307,7 +358,7 @@ def _in_order(incoming: Mapping[EventId, _Incoming]) -> tuple[list[_Incoming], s
     return ordered, {event_id for event_id, ended in done.items() if not ended}
 
 
-async def _stored(writes: Mapping[EventId, tuple[Verdict, Write]]) -> dict[EventId, Received]:
+async def _stored(writes: Mapping[EventId, tuple[Verdict, Write]], database: Database) -> dict[EventId, Received]:
     """Wait for the database. Events that must be placed again are left out of the answer."""
     answers: dict[EventId, Received] = {}
     for event_id, (verdict, write) in writes.items():
@@ -317,14 +368,24 @@ async def _stored(writes: Mapping[EventId, tuple[Verdict, Write]]) -> dict[Event
             continue
         except Unavailable:
             raise
+        except EventExists:
+            if len(write.built) > 1 or await _is_of_room(write, event_id, database):
+                continue  # another process has stored it meanwhile: it is found when its place is found again
+            # In room versions 1 and 2 an event of another room may have the same id.
+            answers[event_id] = Received("dropped", "an event of another room has the same id")
+            continue
         except MatrixError as error:
             if len(write.built) > 1:
                 continue  # one event of the write is at fault: they are stored one by one
-            # The database refuses it. In room versions 1 and 2 an event of another room may have the same id.
+            # The database refuses it.
             answers[event_id] = Received("dropped", error.message)
             continue
         answers[event_id] = received(verdict)
     return answers
+
+
+async def _is_of_room(write: Write, event_id: EventId, database: Database) -> bool:
+    return bool(await get_state_entries(database, write.room.room_nid, [event_id]))
 
 
 def received(verdict: Verdict) -> Received:

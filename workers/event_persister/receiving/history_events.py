@@ -2,10 +2,16 @@
 
 They do not change the current state. Extremities that accepted history follows are extremities no more. Each event
 gets the place just before the history that is known there, and a snapshot of the state before it if that is known.
+
+The room's own writes go on meanwhile. So states are kept as their differences from a point of the room's line, which
+does not move, and are resolved upon a copy of the current state. The room's writes wait only while these are made.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from replication.calls.received_events import Received
 from shared.core.event_auth import auth_types_for
@@ -21,19 +27,25 @@ from shared.storage.events.graph import get_last_back
 from workers.event_persister.commit.committer import Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.state_entries import StateEntries
 from workers.event_persister.graph.states import (
     SMALL_OVERLAY,
     GraphStates,
-    branch_after,
-    entries_of,
-    root_snapshot,
+    StateRef,
+    partly_upon_current,
+    ref_after,
     snapshot_of,
+    snapshot_of_ref,
     step_snapshot,
     upon_current,
-    upon_current_state,
 )
-from workers.event_persister.room.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey
+from workers.event_persister.room.drafts import NO_CHANGE, Branch, BuiltEvent, Graph, Head, RoomChanged, StateKey
 from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
+from workers.event_persister.room.room_state import POWER_LEVELS
+
+#: Tries of the last step beside the room's writes. After so many were overtaken by a write, the room's writes wait.
+_FREE_TRIES = 3
+_COPIED_AT_ONCE = 5000  # entries of a state
 
 
 @dataclass(slots=True)
@@ -50,11 +62,18 @@ class PlacedHistory:
     gaps: Mapping[int, Sequence[EventId]] = field(default_factory=dict)
 
 
+class _State(NamedTuple):
+    """A state. snapshot_nid: its snapshot, None if it has none."""
+
+    ref: StateRef
+    snapshot_nid: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked:
     """An event of history that was checked.
 
-    before: the state before the event, None if unknown.
+    before: the state before the event, None if unknown. It has a snapshot.
     redacts: the number of the event that it redacts.
     awaited: see `Graph`.
     """
@@ -63,7 +82,7 @@ class _Checked:
     nid: int
     auth_nids: Sequence[int]
     verdict: Verdict
-    before: Branch | None
+    before: _State | None
     snapshot: Snapshot | None
     redacts: int | None
     awaited: str | None
@@ -77,11 +96,17 @@ class _Checked:
 
 
 class _Chunk:
-    """The events of one chunk that are not being written yet."""
+    """The events of one chunk that are not being written yet.
 
-    def __init__(self) -> None:
+    checked: the events, earliest first.
+    after: event id -> the state after the event.
+    """
+
+    def __init__(self, room: LiveRoom) -> None:
         self.checked: list[_Checked] = []
-        self.after: dict[EventId, Branch] = {}
+        self.after: dict[EventId, _State] = {}
+        self._room = room
+        self._taken_back = room.state.taken_back
         self._snapshots: dict[int, Snapshot] = {}
         self._keys: dict[int, StateKey] = {}
 
@@ -93,11 +118,16 @@ class _Chunk:
             self._snapshots[one.nid] = one.snapshot
         if one.before is not None:
             passed = one.verdict.passed
-            self.after[one.event.event_id] = branch_after(one.before, one.nid, one.event) if passed else one.before
+            changes = passed and one.event.state_key is not None
+            after = _State(ref_after(one.before.ref, one.nid, one.event)) if changes else one.before
+            self.after[one.event.event_id] = after
 
-    async def step(
-        self, room: LiveRoom, nid: int, event: Event, states: GraphStates, known: KnownEvents
-    ) -> Snapshot | None:
+    def check_line(self) -> None:
+        """Raise RoomChanged if events of the line that the states are based on were taken back."""
+        if self._room.state.taken_back != self._taken_back:
+            raise RoomChanged
+
+    async def step(self, nid: int, event: Event, states: GraphStates, entries: StateEntries) -> Snapshot | None:
         """Return the snapshot for an event whose only previous event is an accepted state event of this chunk."""
         if len(event.prev_event_ids) != 1:
             return None
@@ -113,9 +143,9 @@ class _Chunk:
             walk.append(self._snapshots[at])
             at = walk[-1].parent
         if at is not None:
-            walk += await states.walk(room, at)
+            walk += await states.walk(self._room, at)
         added = [entry for one in walk for entry in one.added if entry not in self._keys]
-        keys = {entry: found.key for entry, found in (await known.entries(added)).items() if found.key is not None}
+        keys = {entry: found.key for entry, found in (await entries.by_nid(added)).items()}
         return step_snapshot(nid, walk, {**keys, **self._keys}, key, previous.nid)
 
 
@@ -134,31 +164,30 @@ class HistoryPlacing:
         room: LiveRoom,
         anchor: int,
         gaps: Mapping[int, Sequence[EventId]],
-        events: Sequence[tuple[Event, Sequence[EventId] | None]],
+        events: Sequence[tuple[Event, int | None]],
         known: KnownEvents,
     ) -> PlacedHistory:
         """Place events in the gap before a live event. Their write is under way when this returns.
 
         gaps: anchor -> missing ids, of this gap and of others in which some of the events are missing.
-        events: (event, ids of the state before it if the caller has them), earliest first.
+        events: (event, number of the state before it if another server has given it), earliest first.
         The caller holds the room's turn. Raises RoomChanged.
         """
         placed = PlacedHistory()
-        chunk = _Chunk()
+        chunk = _Chunk(room)
         try:
-            async with room.hold():  # so the overlays of the whole chunk are upon one current state
-                for event, state_before in events:
-                    absent = known.missing_auth(event)
-                    if absent:
-                        placed.answers[event.event_id] = Received("missing", "auth events are missing", absent)
-                        continue
-                    one = await self._check(room, event, state_before, known, chunk)
-                    chunk.add(one)
-                    known.propose(one.known, one.awaited)
-                if chunk.checked:
-                    write = await self._write(room, anchor, gaps, chunk.checked, known)
-                    placed.gaps = write.built[-1].graph.gaps
-                    placed.writes.update((one.event.event_id, (one.verdict, write)) for one in chunk.checked)
+            for event, state_before in events:
+                absent = known.missing_auth(event)
+                if absent:
+                    placed.answers[event.event_id] = Received("missing", "auth events are missing", absent)
+                    continue
+                one = await self._check(room, event, state_before, known, chunk)
+                chunk.add(one)
+                known.propose(one.known, one.awaited)
+            if chunk.checked:
+                write = await self._write(room, anchor, gaps, chunk, known)
+                placed.gaps = write.built[-1].graph.gaps
+                placed.writes.update((one.event.event_id, (one.verdict, write)) for one in chunk.checked)
         finally:
             known.forget_proposed()
         return placed
@@ -167,7 +196,7 @@ class HistoryPlacing:
         self,
         room: LiveRoom,
         event: Event,
-        state_before: Sequence[EventId] | None,
+        state_before: int | None,
         known: KnownEvents,
         chunk: _Chunk,
     ) -> _Checked:
@@ -176,16 +205,16 @@ class HistoryPlacing:
         nid = former.event_nid if former is not None else self._numbers.take()
         auth_events, auth_nids, rejected = known.auth_events(event)
         verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
-        before = await self._before(room, event, state_before, known, chunk.after)
+        before = await self._before(room, event, state_before, known, chunk)
         levels = room.state.power_levels
         if verdict.passed and before is not None:
-            verdict, levels = await self._check_state(room, event, before.overlay, known)
+            verdict, levels = await self._check_state(room, event, before.ref, known)
         snapshot = None
         if before is not None and before.snapshot_nid is None:
-            if len(before.overlay) > SMALL_OVERLAY:
-                snapshot = await chunk.step(room, nid, event, self._states, known)
-            snapshot = snapshot or root_snapshot(room, nid, before.overlay)
-            before = Branch(before.overlay, nid)
+            if len(before.ref.changes) > SMALL_OVERLAY:
+                snapshot = await chunk.step(nid, event, self._states, StateEntries(room, self._database))
+            snapshot = snapshot or snapshot_of_ref(room, nid, before.ref)
+            before = _State(before.ref, nid)
         target, awaited = await known.redacted_by(event, levels) if verdict.passed else (None, None)
         redacts = None if target is None else target.event_nid
         return _Checked(
@@ -201,7 +230,7 @@ class HistoryPlacing:
         )
 
     async def _check_state(
-        self, room: LiveRoom, event: Event, before: Overlay, known: KnownEvents
+        self, room: LiveRoom, event: Event, ref: StateRef, known: KnownEvents
     ) -> tuple[Verdict, PowerLevels]:
         keys = auth_types_for(
             room.version,
@@ -210,7 +239,11 @@ class HistoryPlacing:
             state_key=event.state_key,
             content=event.content,
         )
-        await self._resolution.load(room, lambda: room.state.missing_of(keys, before), known)
+        keys = list({*keys, POWER_LEVELS})
+        await self._resolution.load(
+            room, lambda: room.state.missing_of(keys, partly_upon_current(room, ref, keys)), known
+        )
+        before = partly_upon_current(room, ref, keys)
         levels = room.state.power_levels_in(before)
         state = room.state.auth_state(before, keys)
         return check_state_before(room.version, event, state, room.create, power_levels=levels), levels
@@ -219,44 +252,77 @@ class HistoryPlacing:
         self,
         room: LiveRoom,
         event: Event,
-        given: Sequence[EventId] | None,
+        given: int | None,
         known: KnownEvents,
-        after: Mapping[EventId, Branch],
-    ) -> Branch | None:
+        chunk: _Chunk,
+    ) -> _State | None:
         """Return the state before an event of history, None if too few of the events before it are known."""
-        branches: list[Branch] = []
+        states: list[_State] = []
         complete = bool(event.prev_event_ids)
         for event_id in event.prev_event_ids:
-            if event_id in after:
-                branches.append(after[event_id])
+            if event_id in chunk.after:
+                states.append(chunk.after[event_id])
             elif (previous := known.get(event_id)) is not None and previous.is_placed:
-                ref = await self._states.after(room, previous, known)
                 snapshot_nid = previous.state_nid if previous.key is None else None
-                branches.append(Branch(upon_current(room, ref), snapshot_nid))
+                states.append(_State(await self._states.after(room, previous), snapshot_nid))
             else:
                 complete = False
         if not complete:
-            if given is None or known.missing(given):
+            if given is None:
                 return None
-            branches.append(Branch(upon_current_state(room, await entries_of(given, known))))
-        if len(branches) == 1:
-            return branches[0]
-        overlay = await self._resolution.resolve(room, [branch.overlay for branch in branches], known)
-        return Branch(overlay, snapshot_of(overlay, branches))
+            states.append(_State(await self._states.given(room, given, known), given))
+        if len(states) == 1 or (states[0].snapshot_nid is not None and len({one.snapshot_nid for one in states}) == 1):
+            return states[0]
+        return await self._resolved(room, states, known)
+
+    async def _resolved(self, room: LiveRoom, states: Sequence[_State], known: KnownEvents) -> _State:
+        """Return the resolution of states. The room's writes wait until these are upon one current state."""
+        base: dict[StateKey, EventId] = {}
+        async with room.hold():
+            await room.finish_writes()  # a commit would change the state while it is copied
+            head = room.state.head
+            branches = [Branch(await upon_current(room, one.ref), one.snapshot_nid) for one in states]
+            overlays = list(dict.fromkeys(branch.overlay for branch in branches))
+            if len(overlays) > 1:
+                for number, (key, entry) in enumerate(room.state.entries(), 1):
+                    base[key] = entry.event_id
+                    if number % _COPIED_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        overlay = await self._resolution.resolve(room, overlays, known, base=base)
+        return _State(StateRef(head.ordinal + 1, overlay, NO_CHANGE, 0), snapshot_of(overlay, branches))
 
     async def _write(
         self,
         room: LiveRoom,
         anchor: int,
         gaps: Mapping[int, Sequence[EventId]],
-        checked: Sequence[_Checked],
+        chunk: _Chunk,
         known: KnownEvents,
     ) -> Write:
-        head = room.state.head
         last_back = await get_last_back(self._database, room.room_nid, anchor)
-        ends = await self._ends(room, gaps[anchor], checked, known)
-        if room.state.head is not head:
-            raise RoomChanged
+        for tries in range(_FREE_TRIES + 1):
+            async with nullcontext() if tries < _FREE_TRIES else room.hold():
+                head = room.state.head
+                try:
+                    ends = await self._ends(room, gaps[anchor], chunk.checked, known)
+                except RoomChanged:
+                    continue
+                if room.state.head is head:
+                    # From here to the end nothing waits.
+                    chunk.check_line()
+                    return self._take_places(room, anchor, gaps, chunk.checked, ends, last_back, known)
+        raise RoomChanged
+
+    def _take_places(
+        self,
+        room: LiveRoom,
+        anchor: int,
+        gaps: Mapping[int, Sequence[EventId]],
+        checked: Sequence[_Checked],
+        ends: Head,
+        last_back: int,
+        known: KnownEvents,
+    ) -> Write:
         shown = sum(one.verdict.passed for one in checked)
         built: list[BuiltEvent] = []
         for one in checked:

@@ -164,7 +164,8 @@ class Graph:
     redacted_by: the redaction, if it arrived before the event.
     awaited: the event id that this redaction names, if that event is unknown.
     was_awaited: True if redactions arrived before the event, in effect or not.
-    brought: other state events that enter the current state with it.
+    brought: other state events that enter the current state with it, of the types that are kept and of local members.
+    senders: of all state events that enter the current state with it, by number.
     promotes: True if the event is stored already, as an outlier.
     """
 
@@ -180,6 +181,7 @@ class Graph:
     awaited: str | None = None
     was_awaited: bool = False
     brought: Mapping[int, Event] = field(default_factory=dict)
+    senders: Mapping[int, UserId] = field(default_factory=dict)
     promotes: bool = False
 
 

@@ -22,6 +22,7 @@ from workers.event_persister.room.turns import PlacementTurns
 #: Transactions of clients that are kept per room. The database finds an older one when it is stored again.
 TRANSACTIONS_KEPT_MS = 3_600_000
 MAX_TRANSACTIONS = 5000
+MAX_GIVEN_STATES = 16
 _ROOM_BYTES = 2000
 _TRANSACTION_BYTES = 250
 
@@ -75,6 +76,16 @@ class RecentTransactions(dict[bytes, tuple[EventId, int]]):
             del self[oldest]
 
 
+class RecentStates(dict[bytes, int]):
+    """Digest of a whole state that another server gave -> its number."""
+
+    def note(self, digest: bytes, nid: int) -> None:
+        """Add a state that was just stored, and drop the oldest beyond the limit."""
+        self[digest] = nid
+        while len(self) > MAX_GIVEN_STATES:
+            del self[next(iter(self))]
+
+
 class LiveRoom:
     """last_writer, last_position: of the latest stored event; 0 in a new room."""
 
@@ -102,6 +113,7 @@ class LiveRoom:
         self.writes: list[Write] = []  # built and not stored, in the order of their places
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
         self.slow_sends: dict[bytes, asyncio.Future[EventId]] = {}  # clients' transactions beside the room's turn
+        self.given_states = RecentStates()
         self.turns = PlacementTurns()  # one at a time works out places beside the room's own writes
         self.on_redacted: Callable[[EventId], None] = _forget_nothing  # called with ids, once that is stored
         self.held: asyncio.Future[None] | None = None  # while it is set, the room's own writes wait for it

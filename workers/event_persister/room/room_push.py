@@ -253,6 +253,10 @@ class RoomPush:
             is_mark=True,
         )
 
+    def is_local(self, user_id: UserId) -> bool:
+        """Return True for a user of this server."""
+        return user_id.endswith(self._suffix)
+
     def take_back(self, ordinal: int) -> None:
         """Take back the events after an ordinal."""
         self.evaluator.take_back(ordinal)

@@ -38,11 +38,19 @@ POWER_LEVELS: StateKey = ("m.room.power_levels", "")
 JOIN_RULES: StateKey = ("m.room.join_rules", "")
 GUEST_ACCESS: StateKey = ("m.room.guest_access", "")
 POLICY: StateKey = ("m.room.policy", "")
-_MEMBER = "m.room.member"
+MEMBER = "m.room.member"
 
 #: The types of state whose whole events are always in memory: auth, joining and sending read them.
+#: Server ACLs: every event of another server is checked against them.
 KEPT_TYPES = frozenset(
-    {"m.room.create", "m.room.power_levels", "m.room.join_rules", "m.room.guest_access", "m.room.policy"}
+    {
+        "m.room.create",
+        "m.room.power_levels",
+        "m.room.join_rules",
+        "m.room.guest_access",
+        "m.room.policy",
+        "m.room.server_acl",
+    }
 )
 
 #: Measured with tracemalloc: a state entry with its key and ids; an event's object beside its JSON.
@@ -86,6 +94,8 @@ class RoomState:
         self._policy = JoinedPolicyServer()
         self._hashes = ReferenceHashes(version)
         self._changes = LineChanges(head.ordinal + 1)
+        #: How often events that had their places were taken back.
+        self.taken_back = 0
         self.push = push
         self.push.belong_to(self)
         for event in (create, *events.values()):
@@ -107,7 +117,7 @@ class RoomState:
 
     def membership(self, user_id: UserId) -> str | None:
         """Return the user's membership, None if they never had any."""
-        entry = self.entry(_MEMBER, user_id)
+        entry = self.entry(MEMBER, user_id)
         return entry.membership if entry is not None else None
 
     def members(self, membership: str) -> list[UserId]:
@@ -117,7 +127,7 @@ class RoomState:
     def walk_members(self, membership: str) -> Iterator[UserId]:
         """Yield the users with this membership. The state must not change meanwhile."""
         for (kind, key), entry in self.entries():
-            if kind == _MEMBER and entry.membership == membership:
+            if kind == MEMBER and entry.membership == membership:
                 yield UserId(key)
 
     def entries(self) -> Iterator[tuple[StateKey, StateEntry]]:
@@ -219,7 +229,7 @@ class RoomState:
             entry = self.entry_in(overlay, key)
             if entry is None:
                 continue
-            if self._hashes.lacks(entry.event_id) or (key[0] != _MEMBER and self.event_of(entry) is None):
+            if self._hashes.lacks(entry.event_id) or (key[0] != MEMBER and self.event_of(entry) is None):
                 nids.add(entry.event_nid)
         return nids
 
@@ -238,7 +248,7 @@ class RoomState:
     def keep(self, event_nid: int, event: Event) -> None:
         """Keep a stored event that was missing, or a state event that was read."""
         self.keep_hash(event)
-        if event.is_state and event.type != _MEMBER:
+        if event.is_state and event.type != MEMBER:
             self._events[event_nid] = event
 
     # -- other states than the current one
@@ -289,7 +299,7 @@ class RoomState:
             self.keep(nid, event)
         for change in built.changes:
             self._pending_entries[change.key] = change.now
-            if change.key[0] == _MEMBER:
+            if change.key[0] == MEMBER:
                 self._policy.member_changed(UserId(change.key[1]))
                 self.push.member_changed(built, change)
             assert built.ordinal is not None
@@ -307,6 +317,7 @@ class RoomState:
 
     def return_to(self, savepoint: Savepoint, built: Sequence[BuiltEvent]) -> None:
         """Take back the events that took places since the savepoint."""
+        self.taken_back += bool(built)
         for event in built:
             self._pending_events.pop(event.event_nid, None)
             self._pending_built.pop(event.event.event_id, None)
@@ -333,6 +344,7 @@ class RoomState:
 
     def drop_pending(self) -> None:
         """Take back everything that is not stored."""
+        self.taken_back += 1
         # Another object: a thread may have read what is taken back now.
         self._committed = self._pending = self._committed._replace()
         self._pending_entries.clear()
@@ -355,7 +367,7 @@ class RoomState:
 
     def _auth_event(self, key: StateKey, entry: StateEntry) -> Event:
         """Return what the rules read of an entry. Of a member event that is the membership, so a stub will do."""
-        if key[0] == _MEMBER:
+        if key[0] == MEMBER:
             content = {"membership": entry.membership}
             return stub(self._create.room_id, entry.event_id, UserId(key[1]), type=key[0], content=content)
         event = self.event_of(entry)
@@ -368,7 +380,7 @@ class RoomState:
             self._entries.pop(key, None)
         else:
             self._entries[key] = now
-            if now.event_nid == built.event_nid and key[0] != _MEMBER:
+            if now.event_nid == built.event_nid and key[0] != MEMBER:
                 self._events[now.event_nid] = event
         if key in self._pending_entries and self._pending_entries[key] == now:
             del self._pending_entries[key]

@@ -28,6 +28,7 @@ _MARK: Final = "\x00"
 #: In place of _MARK in texts and patterns. No JSON text has it.
 _NUL: Final = "\ud800"
 #: The units of `_Cost.per_32k`: what 32,768 characters of text take, in steps.
+_SCAN: Final = 64  # for each search: twice as many characters, with the marks
 _FIND: Final = 8  # for each character of the longest piece: 4096 comparisons a step
 _FIND_AT_MOST: Final = 128  # characters: with longer pieces `str.find` changes its algorithm
 _SHIFT: Final = 1  # for each character of the pattern
@@ -238,7 +239,11 @@ def word_glob(pattern: str) -> WordGlob:
 
 def search_steps(words: str, length: int) -> int:
     """Return the most steps that a search for words takes in a text of this length."""
-    return 1 + (length * _FIND * min(len(words), _FIND_AT_MOST) >> 15)
+    return _Cost(1, _find_rate(len(words))).steps(length)
+
+
+def _find_rate(longest: int) -> int:
+    return _SCAN + _FIND * min(longest, _FIND_AT_MOST) if longest else 0
 
 
 def _marked_piece(piece: str, *, opens: bool, closes: bool) -> str:
@@ -252,7 +257,7 @@ def _marked_piece(piece: str, *, opens: bool, closes: bool) -> str:
 def _cost(pieces: Sequence[str], has_any: bool) -> _Cost:
     characters = sum(map(len, pieces))
     if not has_any:
-        return _Cost(1 + len(pieces) // 8, _FIND * min(max(map(len, pieces), default=0), _FIND_AT_MOST))
+        return _Cost(1 + len(pieces) // 8, _find_rate(max(map(len, pieces), default=0)))
     different = len({character for piece in pieces for character in piece})
     return _Cost(1 + characters // 4, _SHIFT * characters + _PLACES * different + _SPLIT)
 

@@ -17,6 +17,8 @@ def split_path(path: str) -> tuple[str, ...]:
 
     A backslash escapes a dot or a backslash. Before any other character it is a backslash.
     """
+    if "\\" not in path:
+        return tuple(path.split("."))
     names = [""]
     for part in _PART_RE.findall(path):
         if part == ".":

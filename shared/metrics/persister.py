@@ -52,4 +52,14 @@ class PersisterMetrics:
         self.rooms_bytes = Gauge(
             "skep_persister_rooms_bytes", "Estimated size of the rooms in memory", registry=registry
         )
+        self.push_rules_bytes = Gauge(
+            "skep_persister_push_rules_bytes",
+            "Estimated size of the push rules and ignore lists of the members of the rooms in memory",
+            registry=registry,
+        )
+        self.push_rules_exceeded = Counter(
+            "skep_persister_push_rules_exceeded_total",
+            "Users whose own push rules would have taken too many steps with an event, so that some did not match",
+            registry=registry,
+        )
         self.room_loads = Counter("skep_persister_room_loads_total", "Rooms read from the database", registry=registry)

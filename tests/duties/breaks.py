@@ -218,7 +218,7 @@ BREAKS = (
           _SYNC + "test_finding_rooms.py::test_hierarchy_with_loops_comes_in_pages"),
     Break("D107", "workers.synchrotron.room_reads.relations:_DEPTH", instead(1),
           _SYNC + "test_relations.py::test_relations_come_in_pages"),
-    Break("D112", "shared.core.push_rules.evaluation:UserRules.evaluate", around(_tries_the_last_rule_first),
+    Break("D112", "shared.core.push_rules.evaluation:RoomRules.evaluate", around(_tries_the_last_rule_first),
           "tests/core/push_rules/test_evaluation.py::test_evaluation_follows_the_rules_as_shown"),
     Break("D114", "shared.core.push_rules.validation:_HISTORICAL", instead(()),
           _API + "test_push_rules.py::test_default_rules_take_other_actions_and_are_disabled"),

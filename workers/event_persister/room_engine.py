@@ -64,7 +64,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         ResolutionMetrics(foundation.registry),
     )
     resolution = RoomResolution(resolver, database)
-    push_rules = PushRules(database, rule_switches(config))
+    push_rules = PushRules(database, rule_switches(config), metrics)
     foundation.follower.follow(PUSH_RULES, push_rules.apply)
     foundation.follower.follow(THREAD_SUBSCRIPTIONS, push_rules.apply_subscriptions)
     rooms = RoomsInMemory(

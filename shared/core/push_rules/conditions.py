@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from shared.core.globs import glob, has_wildcards, mark_words, search_steps, word_glob
 from shared.core.identifiers import UserId
 from shared.core.property_path import ABSENT, split_path
-from shared.core.push_rules.patterns import literal_key, match_literal, match_whole, match_words, word_key
+from shared.core.push_rules.budget import ORDINARY_BODY, STEPS_PER_EVENT
+from shared.core.push_rules.patterns import literal_key, word_key
 from shared.core.push_rules.push_event import PushEvent
 
 BODY: Final = ("content", "body")
+TYPE: Final = ("type",)
 ROOM_ID: Final = ("room_id",)
 SENDER: Final = ("sender",)
 #: MSC4306, under the proposal's name and its earlier prefixed one.
@@ -66,27 +69,81 @@ def is_own_id(condition: Mapping[str, Any]) -> Test:
     path = split_path(condition["key"])
     if condition["kind"] == "event_match":
         return lambda event, recipient: event.value(path) == recipient.user_id
-    return lambda event, recipient: isinstance(found := event.value(path), list) and recipient.user_id in found
+    return lambda event, recipient: event.has_entry(path, recipient.user_id)
+
+
+def uncounted(test: Test) -> Test:
+    """Return the test of a default rule, which takes no steps from the user's share."""
+
+    def without_counting(event: PushEvent, recipient: Recipient) -> bool:
+        left, event.steps_left = event.steps_left, STEPS_PER_EVENT
+        holds = test(event, recipient)
+        event.steps_left = left
+        return holds
+
+    return without_counting
+
+
+def searches(condition: Mapping[str, Any]) -> bool:
+    """Return True if the condition searches a text. All others take one step."""
+    pattern = condition.get("pattern")
+    if condition.get("kind") != "event_match" or not isinstance(pattern, str):
+        return condition.get("kind") == "contains_display_name"
+    return has_wildcards(pattern) or split_path(condition["key"]) == BODY
+
+
+def ordinary_steps(condition: Mapping[str, Any]) -> int:
+    """Return the steps of the condition with an ordinary message. The index spares words without wildcards a search."""
+    pattern, key = condition.get("pattern"), condition.get("key")
+    if condition.get("kind") != "event_match" or not isinstance(pattern, str) or not isinstance(key, str):
+        return 1
+    if not has_wildcards(pattern):
+        return 1
+    return 1 + (word_glob(pattern) if split_path(key) == BODY else glob(pattern)).steps(ORDINARY_BODY)
 
 
 def _event_match(condition: Mapping[str, Any]) -> Test | None:
     key, pattern = condition.get("key"), condition.get("pattern")
     if not isinstance(key, str) or not isinstance(pattern, str):
         return None
-    path = split_path(key)
+    path, lower = split_path(key), pattern.lower()
     if path == BODY:
         return body_has(pattern)
-    matches = match_whole(pattern)
-    return lambda event, _: isinstance(found := event.value(path), str) and matches(found.lower())
+    if not has_wildcards(lower):
+        if path == TYPE:
+            return lambda event, _: event.lower_type == lower
+        return lambda event, _: event.lower_text(path) == lower
+    whole = glob(lower)
+
+    def test(event: PushEvent, _recipient: Recipient) -> bool:
+        text = event.lower_text(path)
+        return text is not None and event.spend(whole.steps(len(text))) and whole.matches(text)
+
+    return test
 
 
 def body_has(pattern: str) -> Test:
     """Return the test that content.body contains the pattern as words."""
-    matches, key = match_words(pattern), word_key(pattern)
+    key = word_key(pattern)
     if key is not None:
         # A look into a set saves most rules the search, however many there are.
-        return lambda event, _: key in event.word_keys() and matches(event.lower_body() or "")
-    return lambda event, _: (body := event.lower_body()) is not None and matches(body)
+        return lambda event, _: key in event.word_keys() and _has_words(event, pattern)
+    words = word_glob(pattern.lower())
+
+    def test(event: PushEvent, _recipient: Recipient) -> bool:
+        body = event.body()
+        return body is not None and event.spend(words.steps(len(body.text))) and words.matches(body)
+
+    return test
+
+
+def _has_words(event: PushEvent, words: str) -> bool:
+    """Return True if content.body contains these words. Stars and question marks have no special meaning."""
+    body = event.body()
+    if body is None:
+        return False
+    marked = mark_words(words.lower())
+    return event.spend(search_steps(marked, len(body.text))) and body.has_words(marked)
 
 
 def _event_property_is(condition: Mapping[str, Any]) -> Test | None:
@@ -101,13 +158,8 @@ def _event_property_contains(condition: Mapping[str, Any]) -> Test | None:
     key, value = condition.get("key"), condition.get("value")
     if not isinstance(key, str) or "value" not in condition or not is_plain(value):
         return None
-    path, kind = split_path(key), type(value)
-
-    def test(event: PushEvent, _recipient: Recipient) -> bool:
-        found = event.value(path)
-        return isinstance(found, list) and any(type(item) is kind and item == value for item in found)
-
-    return test
+    path = split_path(key)
+    return lambda event, _: event.has_entry(path, value)
 
 
 def is_plain(value: Any) -> bool:
@@ -126,7 +178,7 @@ def contains_user_name(event: PushEvent, recipient: Recipient) -> bool:
 
 
 def _contains(event: PushEvent, name: str) -> bool:
-    return literal_key(name) in event.word_keys() and match_literal(name)(event.lower_body() or "")
+    return literal_key(name) in event.word_keys() and _has_words(event, name)
 
 
 def _contains_display_name(_condition: Mapping[str, Any]) -> Test:

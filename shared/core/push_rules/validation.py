@@ -10,17 +10,22 @@ from typing import Any, Final
 import orjson
 
 from shared.core.errors import invalid_param, missing_param
+from shared.core.globs import has_wildcards
 from shared.core.identifiers import within_bytes
+from shared.core.property_path import split_path
+from shared.core.push_rules.budget import STEPS_PER_USER
 from shared.core.push_rules.changes import RuleChanges, UserRule, changes_to_json, shown_kinds
-from shared.core.push_rules.conditions import KNOWN_CONDITIONS, compile_condition
+from shared.core.push_rules.compiled_rule import conditions_of, is_indexed
+from shared.core.push_rules.conditions import KNOWN_CONDITIONS, compile_condition, ordinary_steps
 from shared.core.push_rules.default_rules import RuleSwitches
-from shared.core.push_rules.patterns import has_wildcards
 
 MAX_RULES: Final = 1_000  # per user, all kinds together
 MAX_CHANGES_BYTES: Final = 131_072
 MAX_WILDCARD_PATTERNS: Final = 100  # per user
+MAX_INDEXED_RULES: Final = 300  # per user: each room has an index of the words and senders that they look for
 _MAX_ID_BYTES = 255
 _MAX_TEXT_BYTES = 512  # a pattern, key or value
+_MAX_KEY_NAMES = 32  # in the path of a property
 _MAX_WILDCARDS = 16  # in one pattern
 _MAX_CONDITIONS = 32
 _MAX_ACTIONS = 16
@@ -107,6 +112,9 @@ def read_conditions(conditions: Any) -> list[dict[str, Any]]:
         for text in condition.values():
             if isinstance(text, str):
                 _check_text(text)
+        key = condition.get("key")
+        if isinstance(key, str) and len(split_path(key)) > _MAX_KEY_NAMES:
+            raise invalid_param(f"The key of a condition must have at most {_MAX_KEY_NAMES} names")
         if condition["kind"] in KNOWN_CONDITIONS and compile_condition(condition) is None:
             raise invalid_param(f"A key of the condition {condition['kind']} is missing or malformed")
     return conditions
@@ -128,6 +136,15 @@ def check_size(changes: RuleChanges) -> RuleChanges:
     patterns = [pattern for rules in changes.rules.values() for rule in rules for pattern in _patterns(rule)]
     if sum(map(has_wildcards, patterns)) > MAX_WILDCARD_PATTERNS:
         raise invalid_param(f"A user must have at most {MAX_WILDCARD_PATTERNS} patterns with wildcards")
+    rules = [(kind, rule.shown()) for kind, of_kind in changes.rules.items() for rule in of_kind]
+    if sum(is_indexed(kind, rule) for kind, rule in rules) > MAX_INDEXED_RULES:
+        raise invalid_param(f"A user must have at most {MAX_INDEXED_RULES} push rules about words or senders")
+    steps = sum(1 + sum(map(ordinary_steps, conditions_of(kind, rule))) for kind, rule in rules)
+    if steps > STEPS_PER_USER:
+        raise invalid_param(
+            f"These push rules would take {steps} steps of work with each message, and at most {STEPS_PER_USER} are "
+            "allowed. Remove patterns with wildcards, or make them shorter"
+        )
     return changes
 
 

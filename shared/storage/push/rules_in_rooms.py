@@ -8,15 +8,20 @@ import asyncpg
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.pool import Source
 
-_RULES = "SELECT p.user_id, p.rules, p.ignored, p.position FROM push_rules p"
+_RULES = "SELECT p.user_id, p.rules, p.ignored, p.position, false AS is_large FROM push_rules p"
+#: A user's rules may be needed in each of their rooms. Large ones are read once.
+_IS_LARGE = "pg_column_size(p.rules) + pg_column_size(p.ignored) > 8192"
 #: $1 room_nid, $2 its id. Uses the primary keys of memberships and push_rules.
 _OF_ROOM = f"""
-    {_RULES} JOIN memberships m ON m.room_nid = $1 AND m.user_id = p.user_id AND m.is_local AND m.membership = 'join'
+    SELECT p.user_id, CASE WHEN {_IS_LARGE} THEN '' ELSE p.rules END,
+           CASE WHEN {_IS_LARGE} THEN '{{}}' ELSE p.ignored END, p.position, {_IS_LARGE}
+    FROM push_rules p
+    JOIN memberships m ON m.room_nid = $1 AND m.user_id = p.user_id AND m.is_local AND m.membership = 'join'
     WHERE p.everywhere OR $2 = ANY(p.rooms) OR p.ignored <> '{{}}'
 """
 #: $1 room_nid. Uses the primary keys of memberships and push_rules.
 _OF_ALL_IN_ROOM = """
-    SELECT m.user_id, coalesce(p.rules, ''), coalesce(p.ignored, '{}'), coalesce(p.position, 0)
+    SELECT m.user_id, coalesce(p.rules, ''), coalesce(p.ignored, '{}'), coalesce(p.position, 0), false
     FROM memberships m LEFT JOIN push_rules p USING (user_id)
     WHERE m.room_nid = $1 AND m.is_local AND m.membership = 'join'
 """
@@ -48,12 +53,18 @@ _HOPS = 3
 
 @dataclass(frozen=True, slots=True)
 class PushRulesOfUser:
-    """A user's rules. rules: JSON, b"" for none. position: 0 if the user never changed anything."""
+    """A user's rules.
+
+    rules: JSON, b"" for none.
+    position: 0 if the user never changed anything.
+    is_large: True if the rules and the ignored users are left out. `get_rules_of_users` returns them.
+    """
 
     user_id: UserId
     rules: bytes = b""
     ignored: tuple[UserId, ...] = ()
     position: int = 0
+    is_large: bool = False
 
 
 async def get_rules_of_room(source: Source, room_nid: int, room_id: RoomId) -> list[PushRulesOfUser]:
@@ -86,5 +97,5 @@ async def get_event_threads(source: Source, room_nid: int, event_ids: Collection
 
 
 def _rules(row: asyncpg.Record) -> PushRulesOfUser:
-    user_id, rules, ignored, position = row
-    return PushRulesOfUser(user_id, rules, tuple(ignored), position)
+    user_id, rules, ignored, position, is_large = row
+    return PushRulesOfUser(user_id, rules, tuple(ignored), position, is_large)

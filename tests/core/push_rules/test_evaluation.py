@@ -182,7 +182,7 @@ def test_display_name_in_the_body_counts_with_a_rule_for_it(event: PushEvent, us
     """contains_display_name is deprecated but still defined. The name is in the same index as keywords."""
     rule = UserRule("name", ["notify", {"set_tweak": "highlight"}], conditions=[{"kind": "contains_display_name"}])
     rules = _rules(NO_CHANGES.with_kind("override", [rule]))
-    assert rules.uses_display_name
+    assert rules.in_room(event.room_id).uses_display_name
     recipient = Recipient(user_id, "Tea time")
     body = event.properties["content"].get("body")
     named = isinstance(body, str) and "tea time" in body.lower() and event.sender != user_id

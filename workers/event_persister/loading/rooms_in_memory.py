@@ -37,7 +37,7 @@ _MEASURE_EVERY = 64  # look-ups between two measurements of a room, which walk i
 class RoomsInMemory:
     """A cache of rooms. Idle rooms are evicted least recently used first.
 
-    budget_bytes: about how much memory the rooms may take.
+    budget_bytes: about how much memory the rooms may take, with their members' push rules and ignore lists.
     on_redacted: see `LiveRoom`.
     """
 
@@ -111,7 +111,7 @@ class RoomsInMemory:
 
     def _make_space(self) -> None:
         for room_id in list(self._rooms):
-            if self._bytes <= self._budget or len(self._rooms) == 1:
+            if self._bytes + self._push_rules.size_bytes <= self._budget or len(self._rooms) == 1:
                 return
             room, size = self._rooms[room_id]
             if room.writes:
@@ -119,8 +119,10 @@ class RoomsInMemory:
             room.lost = True
             del self._rooms[room_id]
             self._bytes -= size
+            del room  # its members' rules may go with it, before the next look at their size
 
     def _measure(self) -> None:
+        self._metrics.push_rules_bytes.set(self._push_rules.size_bytes)
         self._metrics.rooms.set(len(self._rooms))
         self._metrics.rooms_bytes.set(self._bytes)
 
@@ -155,7 +157,7 @@ async def load_room(
         transactions = await get_recent_transactions(
             snapshot, end.room_nid, now_ms - TRANSACTIONS_KEPT_MS, MAX_TRANSACTIONS
         )
-        rules = await push_rules.read_room(snapshot, end.room_nid, room_id)
+        rules = await push_rules.read_room(snapshot, end.room_nid, push)
         groups = await get_push_groups(snapshot, end.room_nid)
     state: dict[StateKey, StateEntry] = {}
     events: dict[int, Event] = {}
@@ -180,7 +182,7 @@ async def load_room(
         last_position=end.last_position,
         transactions=transactions,
     )
-    push.end_reading(rules)
+    await push_rules.fill(push, rules)
     push.evaluator.set_recorded(groups)
     for last in last_events:
         room.state.keep_hash(event_from_storage(version, last.json, last.event_id))

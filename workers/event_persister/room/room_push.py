@@ -6,20 +6,22 @@ user who comes in, the thread of an event to which a new one relates, a display 
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
 from shared.core.events.relation import THREAD, Relation, relation_of
 from shared.core.identifiers import EventId, RoomId, UserId
-from shared.core.push_rules import PushEvent, RuleSwitches, UserRules
+from shared.core.push_rules import PushEvent, RuleSwitches
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
+from shared.core.push_rules.ignored_users import IgnoredUsers
 from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.rows import NO_DEVICE
 from shared.core.unread import DUMMY
 from workers.event_persister.room.drafts import BuiltEvent, EntryChange, StateEntry
+from workers.event_persister.room.known_rules import KnownRules
 from workers.event_persister.room.thread_subscribers import ThreadSubscribers
 
 MEMBER = "m.room.member"
@@ -28,16 +30,9 @@ _MAX_THREADS = 20
 #: Users with default rules who are about to come in. A new room may invite 900 at once.
 _MAX_GUESTS = 2000
 _MAX_MARKED = 100
-_USER_BYTES = 1500
+_POSITION_BYTES = 150
 _THREAD_BYTES = 150
-
-
-class KnownRules(NamedTuple):
-    """A user's rules and ignored users, with their position in the stream `push_rules`, 0 if they never changed."""
-
-    rules: UserRules
-    ignored: tuple[UserId, ...]
-    position: int
+_GUEST_BYTES = 150
 
 
 @dataclass(slots=True)
@@ -77,6 +72,8 @@ class RoomPush:
         self._threads: OrderedDict[EventId, str] = OrderedDict()
         self._subscribers: ThreadSubscribers | None = None
         self._arrived: dict[UserId, KnownRules] = {}  # while rules are being read
+        self._changed: dict[UserId, KnownRules] = {}  # not yet applied: rules that changed since the latest event
+        self._on_exceeded: Callable[[RoomId, Sequence[UserId]], None] = _ignore
         self._reading = 0
         #: (sender, thread) of own events since any event was counted. Further ones change nothing.
         self._marked: set[tuple[str, str]] = set()
@@ -84,16 +81,31 @@ class RoomPush:
     @property
     def size_bytes(self) -> int:
         """About how much memory this takes."""
-        return _USER_BYTES * self.evaluator.size + _THREAD_BYTES * len(self._threads) + 100 * len(self._guests)
+        return (
+            self.evaluator.size_bytes
+            + _POSITION_BYTES * len(self._positions)
+            + _THREAD_BYTES * len(self._threads)
+            + _GUEST_BYTES * len(self._guests)
+        )
 
     @property
     def subscribers(self) -> ThreadSubscribers | None:
         """The subscribers of the room's threads, None if MSC4306 is off."""
         return self._subscribers
 
-    def use(self, switches: RuleSwitches) -> None:
-        """Set the experimental rules. Must be called before any event is counted."""
-        self.evaluator.use(switches)
+    def use(
+        self,
+        switches: RuleSwitches,
+        ignored_users: IgnoredUsers,
+        on_exceeded: Callable[[RoomId, Sequence[UserId]], None],
+    ) -> None:
+        """Set what all rooms share. Must be called before any event is counted.
+
+        switches: the experimental rules.
+        on_exceeded: called for users whose rules would have taken too many steps with an event.
+        """
+        self.evaluator.use(switches, ignored_users)
+        self._on_exceeded = on_exceeded
         if switches.thread_subscriptions:
             self._subscribers = ThreadSubscribers()
 
@@ -110,6 +122,8 @@ class RoomPush:
 
     def lacking(self, drafts: Iterable[Any]) -> Lacking | None:
         """Return what must be read before these drafts, or received events, can be built. None: nothing."""
+        if self._changed:
+            self._apply_changed()
         lacking = Lacking(names=self.evaluator.unnamed)
         for draft in drafts:
             if draft.type == MEMBER:
@@ -150,33 +164,46 @@ class RoomPush:
         """Keep what the stream brings until `end_reading`, for the users who are being read."""
         self._reading += 1
 
-    def end_reading(self, read: Mapping[UserId, KnownRules]) -> None:
-        """Add the rules that were read, and those that the stream brought meanwhile."""
+    def take_read(self, read: Mapping[UserId, KnownRules]) -> None:
+        """Add some of the rules that were read, before `end_reading`."""
         for user_id, known in read.items():
             if known.position >= self._positions.get(user_id, 0):
                 self._set(user_id, known)
+
+    def end_reading(self, read: Mapping[UserId, KnownRules]) -> None:
+        """Add the rules that were read, and those that the stream brought meanwhile."""
+        self.take_read(read)
         for user_id, known in self._arrived.items():
             self._take(user_id, known)
         self._reading -= 1
         if not self._reading:
             self._arrived.clear()
 
+    def needs(self, user_id: UserId) -> bool:
+        """Return True if changes of this user's rules matter here, or may while rules are being read."""
+        return self._reading > 0 or self._knows(user_id)
+
     def take_row(self, user_id: UserId, known: KnownRules) -> None:
-        """Take in a stream row of a user, who may have nothing to do with this room."""
+        """Take in a stream row of a user whom the room needs. It is applied with the next event."""
         if self._reading:
             self._arrived[user_id] = known
         self._take(user_id, known)
 
     def _take(self, user_id: UserId, known: KnownRules) -> None:
         if known.position > self._positions.get(user_id, 0) and self._knows(user_id):
+            self._positions[user_id] = known.position
+            self._changed[user_id] = known
+
+    def _apply_changed(self) -> None:
+        changed, self._changed = self._changed, {}
+        for user_id, known in changed.items():
             self._set(user_id, known)
 
     def _set(self, user_id: UserId, known: KnownRules) -> None:
         if known.position:
             self._positions[user_id] = known.position
         joined = self._membership(user_id) == "join"
-        name = self.evaluator.name_of(user_id)
-        self.evaluator.set_rules(user_id, known.rules, known.ignored, joined=joined, name=name)
+        self.evaluator.set_rules(user_id, known, joined=joined, name=self.evaluator.name_of(user_id))
         if not joined and not self.evaluator.has(user_id):
             self._note_guest(user_id)
 
@@ -227,6 +254,8 @@ class RoomPush:
         if built.graph.redacted_by is not None:
             return COUNTS_NOTHING  # its redaction came before it
         event = built.event
+        if self._changed:
+            self._apply_changed()
         thread_id = self._thread_of(event)
         self._note_thread(event.event_id, thread_id)
         push_event = PushEvent(
@@ -237,6 +266,8 @@ class RoomPush:
         outcome = self.evaluator.evaluate(
             built.ordinal, push_event, thread_id, self._local_membership, subscribers, is_automatic=is_automatic
         )
+        if push_event.exceeded_by:
+            self._on_exceeded(self.evaluator.room_id, push_event.exceeded_by)
         if outcome.groups or outcome.users:
             self._marked.clear()
         mark = (event.sender, thread_id)
@@ -303,3 +334,7 @@ def display_name_in(content: Mapping[str, Any]) -> str:
 
 def _no_room() -> None:
     """Return None: the room is still being read."""
+
+
+def _ignore(room_id: RoomId, users: Sequence[UserId]) -> None:
+    """Do nothing: the room is not followed."""

@@ -276,6 +276,8 @@ class Limits:
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100
     """Most events of one room in one answer, whatever the filter asks for."""
+    max_ignored_users: Positive = 2_000
+    """Most users that a user may ignore. Every process that owns one of the user's rooms keeps the list in memory."""
     initial_syncs: Positive = 2
     """Most initial syncs that one process assembles at a time. The others wait, and each user gets a turn. A higher
     number finishes none of them sooner, and delays the clients that are up to date."""

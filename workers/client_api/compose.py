@@ -52,7 +52,9 @@ def compose(foundation: Foundation) -> Worker:
     shared_secret = config.secrets.registration_shared_secret
     member_profiles = MemberProfileSender(database, calls.to(SET_MEMBER_PROFILE), foundation.tasks)
     room_owners = RoomOwners(foundation.slots, foundation.internal_client)
-    data = AccountDataWriter(database, writer, announcer, room_owners)
+    data = AccountDataWriter(
+        database, writer, announcer, room_owners, max_ignored_users=config.limits.max_ignored_users
+    )
     rules = PushRulesWriter(database, writer, announcer, room_owners, rule_switches(config))
     present_users = PresentUsers(database, announcer, foundation.slots, clock)
     typing = TypingNotices(database, announcer, present_users, clock)

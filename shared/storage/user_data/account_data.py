@@ -4,7 +4,7 @@ Account data: one row per (user, room, type) with the position of its last chang
 owner of the user's slot writes. The position makes sure that an older write never replaces a newer one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +134,7 @@ async def get_ignored_users(source: Source, user_id: UserId) -> frozenset[UserId
     return frozenset() if json is None else frozenset(ignored_in(json))
 
 
-def ignored_in(json: bytes) -> Iterable[UserId]:
+def ignored_in(json: bytes) -> Collection[UserId]:
     """Return the users in the content of an m.ignored_user_list, whatever shape it has."""
     content: Any = orjson.loads(json)
     users = content.get("ignored_users") if isinstance(content, dict) else None

@@ -8,7 +8,7 @@ import pytest
 
 from replication.calls.applied_rows import RoomOwners
 from replication.streams import PUSH_RULES
-from shared.config.sections import Experimental
+from shared.config.sections import Experimental, Limits
 from shared.core.push_rules import ALL_OFF
 from shared.core.push_rules.validation import MAX_RULES
 from shared.storage.push.rules import get_push_rules
@@ -237,6 +237,41 @@ async def test_ignored_users_are_stored_with_the_rules(postgres: TestDatabase) -
         in_room = f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.ignored_user_list"
         assert (await alice.call("PUT", in_room, listed)).json == {}
         assert (await get_push_rules(worker.foundation.database, alice.user_id)).ignored == ()
+
+
+async def test_number_of_ignored_users_is_limited(postgres: TestDatabase) -> None:
+    config = make_config(limits=Limits(max_ignored_users=3))
+    async with client_api(postgres.dsn, config) as worker:
+        alice = await worker.register("alice")
+        path = f"/user/{alice.quoted}/account_data/m.ignored_user_list"
+        listed = {"ignored_users": {f"@u{number}:x": {} for number in range(3)}}
+        assert (await alice.call("PUT", path, listed)).status == 200
+        for more in ({"@u3:x": {}}, {"nobody": {}}, {"@u2:x": {"note": "x" * 300_000}}):
+            refused = await alice.call("PUT", path, {"ignored_users": listed["ignored_users"] | more})
+            assert (refused.status, refused.errcode) == (413, "M_TOO_LARGE")
+        assert (await alice.call("GET", path)).json == listed
+        assert (await alice.call("PUT", path, {"ignored_users": {"@u4:x": {}}})).status == 200
+        # Other types of account data, and this one in a room, may have as many entries as fit.
+        for other in (f"/rooms/{_ROOM}/account_data/m.ignored_user_list", "/account_data/m.direct"):
+            listed["ignored_users"]["@u3:x"] = {}
+            assert (await alice.call("PUT", f"/user/{alice.quoted}{other}", listed)).status == 200
+
+
+async def test_rules_that_take_too_much_work_are_refused_with_the_reason(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        rules = [
+            {"rule_id": str(number), "actions": [], "pattern": f"?{'a' * 400}{number}"}  # stored by an older version
+            for number in range(60)
+        ]
+        await _put(alice, "content", "x", pattern="x")
+        await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": rules}}))
+        refused = await _put(alice, "content", "y", pattern="?" + "b" * 400)
+        assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
+        assert "steps of work" in refused.json["error"] and "wildcards" in refused.json["error"]
+        for number in range(50):
+            assert (await alice.call("DELETE", f"{_GLOBAL}/content/{number}")).status == 200
+        assert (await _put(alice, "content", "y", pattern="?" + "b" * 400)).status == 200
 
 
 async def test_experimental_switches_add_rules(postgres: TestDatabase) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from replication.streams import PUSH_RULES
-from shared.core.identifiers import UserId
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import ALL_OFF, NO_CHANGES, RuleChanges, UserRule, changes_to_json, compiled_rule
 from shared.core.push_rules.ignored_users import IgnoredUsers
+from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.rows import PushRulesRow
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
@@ -229,6 +230,30 @@ def _check_accounting(json: bytes, ignored: Sequence[UserId]) -> None:
     kept.clear()
     gc.collect()
     assert users.size_bytes == 0
+
+
+def test_accounted_size_of_a_room_is_about_the_measured_one() -> None:
+    """Of what a room keeps for its members: their places, and the index of their words."""
+    users = KnownUsers(ALL_OFF)
+    owners = []
+    for number in range(300):
+        words = [UserRule(f"k{n}", [NOTIFY], pattern=f"word{number}x{n}") for n in range(number % 6)]
+        changes = NO_CHANGES.with_kind("content", words).with_kind("room", [UserRule(f"!{number % 3}:x", [])])
+        owners.append(users.take(UserId(f"@u{number}:x"), changes_to_json(changes), ("@s:x",), 1))
+        _ = owners[-1].rules.in_room(RoomId("!z:x"))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        room = RoomEvaluator(RoomId("!1:x"))
+        room.use(ALL_OFF, users.ignored_users)
+        for number, owner in enumerate(owners):
+            room.set_rules(UserId(f"@u{number}:x"), owner, joined=True, name="Name")
+        gc.collect()
+        measured = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert measured / 1.5 < room.size_bytes < measured * 1.5, (measured, room.size_bytes)
 
 
 def test_ignored_users_are_found_by_the_ignored_one() -> None:

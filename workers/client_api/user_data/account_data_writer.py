@@ -7,7 +7,7 @@ from replication.calls.applied_rows import RoomOwners
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
-from shared.core.errors import Unavailable
+from shared.core.errors import MatrixError, Unavailable
 from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import GLOBAL, AccountDataRow, PushRulesRow
 from shared.runtime.keyed_locks import KeyedLocks
@@ -16,12 +16,23 @@ from shared.storage.push.rules import SET_IGNORED_USERS, SetIgnoredUsers
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, SetAccountData, get_account_data, ignored_in
 
 IGNORED_USERS = "m.ignored_user_list"
+#: The list is decoded for each read of a room's history. An id has at most 255 bytes, and seldom more than 50.
+_MAX_IGNORED_BYTES = 262_144
 _ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
 
 class AccountDataWriter:
-    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer, room_owners: RoomOwners) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: FencedWriter,
+        announcer: Announcer,
+        room_owners: RoomOwners,
+        *,
+        max_ignored_users: int,
+    ) -> None:
         self._database = database
+        self._max_ignored_users = max_ignored_users
         self._writer = writer
         self._announcer = announcer
         self._room_owners = room_owners
@@ -76,8 +87,16 @@ class AccountDataWriter:
         return True
 
     async def _set_ignored_users(self, user_id: UserId, json: bytes | None, expected: int | None) -> bool:
-        """Store and announce the list of ignored users. Owners of rooms apply it: ignored users do not notify."""
-        ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
+        """Store and announce the list of ignored users. Owners of rooms apply it: ignored users do not notify.
+
+        Raises M_TOO_LARGE.
+        """
+        if json is not None and len(json) > _MAX_IGNORED_BYTES:
+            raise _too_large(f"The list of ignored users must have at most {_MAX_IGNORED_BYTES} bytes")
+        listed = ignored_in(json or b"{}")
+        if len(listed) > self._max_ignored_users:
+            raise _too_large(f"You can ignore at most {self._max_ignored_users} users. Remove some from the list first")
+        ignored = sorted({other for other in listed if is_user_id(other)})
         with transient_as_unavailable():
             record = SetIgnoredUsers(user_id=user_id, json=json, ignored=ignored, expected=expected)
             row = await self._writer.write(SET_IGNORED_USERS, record, streams=(ACCOUNT_DATA.name, PUSH_RULES.name))
@@ -113,3 +132,7 @@ class AccountDataWriter:
                 if json is None or await self.set(user_id, room_id, type_, json, expected=entry.position):
                     return
         raise Unavailable("Other processes keep changing this account data")
+
+
+def _too_large(message: str) -> MatrixError:
+    return MatrixError("M_TOO_LARGE", message, 413)

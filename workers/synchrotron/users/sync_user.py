@@ -16,6 +16,8 @@ from workers.synchrotron.users.user_devices import UserDevices
 _ISSUED_TOKENS = 32  # the latest tokens of all devices together; an older token costs more, nothing else
 _MEMBERSHIP_BYTES = 600
 _ACCOUNT_DATA_BYTES = 500
+_IGNORED_BYTES = 150  # an ignored user in the decoded list
+_IGNORED_LIST = "m.ignored_user_list"
 
 #: The memberships of rooms that a user may forget.
 LEFT = ("leave", "ban")
@@ -66,20 +68,17 @@ class SyncUser:
         if known is not None and known.position >= record.position:
             return
         if known is not None:
-            self.size_bytes -= _ACCOUNT_DATA_BYTES + len(known.json or b"")
-        self.size_bytes += _ACCOUNT_DATA_BYTES + len(record.json or b"")
+            self.size_bytes -= _size_bytes(known)
+        self.size_bytes += _size_bytes(record)
         of_room[record.type] = record
 
     def set_push_rules(self, record: PushRulesRecord) -> bool:
         """Store the user's changes to the push rules. Return True if the rules differ from before."""
         known = self.push_rules
-        if record.position <= known.position:
-            return False
-        if record.rules == known.rules:
-            self.push_rules = replace(known, ignored=record.ignored)
+        if record.position <= known.position or record.rules == known.rules:
             return False
         self.size_bytes += len(record.rules) - len(known.rules)
-        self.push_rules = record
+        self.push_rules = replace(record, ignored=())  # account data has them too
         return True
 
     def get_ruleset(self) -> dict[str, Any]:
@@ -130,7 +129,7 @@ class SyncUser:
     @property
     def ignored_users(self) -> frozenset[UserId]:
         """The users in m.ignored_user_list. Spec: client-server API, "Ignoring users"."""
-        record = self.account_data.get(GLOBAL, {}).get("m.ignored_user_list")
+        record = self.account_data.get(GLOBAL, {}).get(_IGNORED_LIST)
         if record is None or record.json is None:
             return frozenset()
         if self._ignored_of is not record:
@@ -140,3 +139,10 @@ class SyncUser:
 
     _ignored_of: AccountDataRecord | None = None
     _ignored: frozenset[UserId] = frozenset()
+
+
+def _size_bytes(record: AccountDataRecord) -> int:
+    """Return about how much memory an entry takes, decoded or not."""
+    json = record.json or b""
+    ignored = json.count(b'"@') if record.type == _IGNORED_LIST and record.room_id == GLOBAL else 0
+    return _ACCOUNT_DATA_BYTES + len(json) + _IGNORED_BYTES * ignored

@@ -19,6 +19,7 @@ from replication.bus.transport import Transport
 from replication.calls.owner_calls import OwnerCalls
 from replication.process.draining import Draining
 from replication.process.foundation import Compose, Foundation, Worker
+from replication.process.loop_guard import LoopGuard
 from replication.process.membership import Membership
 from replication.slots.forwarder import SlotForwarder
 from replication.slots.mover import SlotMover
@@ -43,9 +44,12 @@ from shared.http.server import Application
 from shared.metrics.database import DatabaseMetrics
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LifeMetrics, LoopMetrics, ReplicationMetrics
+from shared.metrics.shares import ShareMetrics
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
+from shared.operations.request_shares import RequestShares
 from shared.runtime.clock import Clock
+from shared.runtime.side_loop import SideLoop
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.lost_commits import LEASE
 from shared.storage.engine.pool import SESSION_LIMITS, Connect, Database, connector
@@ -99,6 +103,14 @@ async def run_incarnation(process: Process, stop: asyncio.Event, rejoins: int) -
 
     Raises CONNECTION_ERRORS, Unavailable and others when it cannot begin.
     """
+    side = SideLoop(f"{process.name} heart")
+    try:
+        return await _run_beside(side, process, stop, rejoins)
+    finally:
+        await side.close()
+
+
+async def _run_beside(side: SideLoop, process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
     config, clock = process.config, process.clock
     fenced = asyncio.Event()
 
@@ -125,6 +137,7 @@ async def run_incarnation(process: Process, stop: asyncio.Event, rejoins: int) -
         address=process.address,
         version=version("skep"),
         streams=streams,
+        heart=side,
     )
     lease = await membership.join(process.ever_seen)
     database = Database(connect, max_connections=config.database.connections)
@@ -151,7 +164,7 @@ async def run_incarnation(process: Process, stop: asyncio.Event, rejoins: int) -
         worker = process.compose(foundation)
         check_readers(process.worker_type, foundation.follower.followed)
         application = _application(process, foundation, worker)
-        await _follow(foundation, streams, on_fenced)
+        await _follow(foundation, streams, on_fenced, side)
         await worker.begin(tasks)
         process.gate.open(application, lambda: membership.in_good_standing)
         membership.start_serving()
@@ -242,6 +255,8 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
     ours = [each.name for each in process.endpoints if process.pools[each.pool].worker == process.worker_type]
     if missing := sorted(set(ours) - handlers.keys()):
         raise ValueError(f"endpoints without a handler: {', '.join(missing)}")
+    shares = RequestShares(config.shares)
+    ShareMetrics(foundation.registry, lambda: {kind.value: places for kind, places in shares.by_kind.items()})
     return Application(
         process.endpoints,
         handlers,
@@ -256,10 +271,13 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
             ready=lambda: membership.ready and membership.in_good_standing,
             metrics=config.metrics.enabled,
         ),
+        shares=shares,
     )
 
 
-async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: Callable[[str], None]) -> None:
+async def _follow(
+    foundation: Foundation, streams: Sequence[Stream], on_fenced: Callable[[str], None], side: SideLoop
+) -> None:
     """Join replication and start the jobs that every worker type has."""
     tasks = foundation.tasks
     await join_replication(
@@ -279,6 +297,8 @@ async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: 
     tasks.forever(foundation.authenticator.watch, "read log-outs")
     loop_metrics = LoopMetrics(foundation.registry)
     tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
+    guard = LoopGuard(side, foundation.membership, loop_metrics, foundation.config.replication.stuck_after_s)
+    tasks.forever(guard.run, "loop guard")
 
 
 async def join_replication(

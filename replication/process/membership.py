@@ -1,15 +1,17 @@
 """The process's membership in the fleet: its lease and its heartbeat.
 
-The heartbeat has a connection of its own: a busy pool must not kill its process. A process that could not renew its
-heartbeat for `dead_after_s` also stops answering from memory (`in_good_standing`), since reads have no fence.
+The heartbeat has a connection of its own: a busy pool must not kill its process. A worker's heartbeat also runs on a
+loop of its own (`heart.py`): a request that blocks the main loop must not kill it either. A process that could not
+renew its heartbeat for `dead_after_s` stops answering from memory (`in_good_standing`), since reads have no fence.
 """
 
 import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
@@ -18,6 +20,36 @@ from shared.storage.engine.pool import CONNECTION_ERRORS, TRANSIENT_ERRORS, Conn
 from shared.storage.fleet import leases
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class HeartLoop(Protocol):
+    """The event loop of a heartbeat. All database work of a membership runs there, the rest on the main loop."""
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there, and return its result to the main loop."""
+        ...
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Call a function there, from the main loop."""
+        ...
+
+    def call_back(self, function: Callable[[], Any]) -> None:
+        """Call a function on the main loop, from there."""
+        ...
+
+
+class SameLoop:
+    """The main loop itself, for short commands and for the simulation."""
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return await work
+
+    def call(self, function: Callable[[], Any]) -> None:
+        function()
+
+    def call_back(self, function: Callable[[], Any]) -> None:
+        function()
 
 
 class Membership:
@@ -26,6 +58,7 @@ class Membership:
     name: unique in the fleet.
     address: "host:port", as other processes reach it.
     version: of this release.
+    heart: the loop of the heartbeat.
     """
 
     def __init__(
@@ -39,8 +72,10 @@ class Membership:
         address: str,
         version: str,
         streams: Sequence[Stream],
+        heart: HeartLoop | None = None,
     ) -> None:
         self._connect = connect
+        self._heart = heart or SameLoop()
         self._config = config
         self._clock = clock
         self.name = name
@@ -51,6 +86,7 @@ class Membership:
         self._connection: Connection | None = None
         self._beaten_at = 0.0
         self._unbroken_since = 0.0
+        self._is_over = False
         self.lease = 0
         self.ready = False
         self.draining = False
@@ -65,6 +101,9 @@ class Membership:
         ever_seen: the greatest positions and lease number that this process has seen since its start.
         Raises UnsafeCommits when the database acknowledges commits too early.
         """
+        return await self._heart.run(self._join_or_drop(ever_seen))
+
+    async def _join_or_drop(self, ever_seen: Mapping[str, int] | None) -> int:
         try:
             return await self._join(ever_seen)
         except BaseException:
@@ -97,20 +136,30 @@ class Membership:
         on_fenced: Callable[[str], None],
         on_silence: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send a heartbeat every `heartbeat_s` until cancelled.
+        """Send a heartbeat every `heartbeat_s` until cancelled, or until the lease is over.
 
         on_slots: the slot table changed.
         on_fenced: the lease is gone.
         on_silence: a heartbeat had no answer in time, so messages on other connections may be lost as well.
+        `positions` runs on the heart's loop, the others on the main loop.
         """
-        while True:
+        await self._heart.run(self._run(positions, on_slots, on_fenced, on_silence))
+
+    async def _run(
+        self,
+        positions: Callable[[], Mapping[str, int]],
+        on_slots: Callable[[], None],
+        on_fenced: Callable[[str], None],
+        on_silence: Callable[[], None],
+    ) -> None:
+        while not self._is_over:
             try:
                 await self._beat(positions(), on_slots, on_fenced)
             except CONNECTION_ERRORS as error:
                 logger.warning("No heartbeat: %s", type(error).__name__)
                 self._drop_connection()
                 if isinstance(error, TimeoutError):
-                    on_silence()
+                    self._heart.call_back(on_silence)
                 self._unbroken_since = self._clock.monotonic_s()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.heartbeat_s):
@@ -120,17 +169,17 @@ class Membership:
     def start_serving(self) -> None:
         """Tell the fleet at once that this process can get slots and requests."""
         self.ready = True
-        self._beat_now.set()
+        self._heart.call(self._beat_now.set)
 
     def start_draining(self) -> None:
         """Tell the fleet, at once and with each heartbeat, that this process wants no more slots and requests."""
         self.draining = True
-        self._beat_now.set()
+        self._heart.call(self._beat_now.set)
 
     @property
     def in_good_standing(self) -> bool:
         """True if this process may answer from memory. It is checked at each answer, not by a timer."""
-        return self._clock.monotonic_s() - self._beaten_at < self._config.dead_after_s
+        return not self._is_over and self._clock.monotonic_s() - self._beaten_at < self._config.dead_after_s
 
     @property
     def unbroken_since(self) -> float | None:
@@ -146,14 +195,21 @@ class Membership:
 
         This takes a new connection: the present one may hang, and be the reason for leaving.
         """
+        await self._heart.run(self.leave_now())
+
+    async def leave_now(self) -> None:
+        """End the lease, as `leave` does. It runs on the heart's loop: the main loop may be stuck."""
+        self._is_over = True
         self._drop_connection()
+        conn: Connection | None = None
         try:
             async with asyncio.timeout(3.0):
-                self._connection = await self._connect()
-                await leases.fence(self._connection, self.lease)
-                await self._connection.close()
+                conn = await self._connect()
+                await leases.fence(conn, self.lease)
+                await conn.close()
         except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS) as error:
-            self._drop_connection()
+            if conn is not None:
+                conn.terminate()
             logger.warning("The lease could not be ended (%s). The leader will fence it", type(error).__name__)
 
     async def _beat(
@@ -167,17 +223,19 @@ class Membership:
                 self._connection, self.lease, ready=self.ready, draining=self.draining, positions=positions
             )
         if not answer.alive:
-            on_fenced("its lease was revoked")
+            # Before the main loop learns of it: it may be busy, and about to answer from memory.
+            self._is_over = True
+            self._heart.call_back(lambda: on_fenced("its lease was revoked"))
             return
         # The database recorded it some time after it was sent: the time of sending errs on the safe side.
         if started - self._beaten_at > 1.5 * self._config.heartbeat_s:
             self._unbroken_since = started
         self._beaten_at = started
         if answer.leaves:
-            self.asked_to_leave.set()
+            self._heart.call_back(self.asked_to_leave.set)
         if answer.slots_version != self.slots_version:
             self.slots_version = answer.slots_version
-            on_slots()
+            self._heart.call_back(on_slots)
 
     def _drop_connection(self) -> None:
         if self._connection is not None:

@@ -98,6 +98,12 @@ def _dead_after_two_heartbeats(replication: Replication) -> Problem | None:
     return None
 
 
+def _stuck_after_dead(replication: Replication) -> Problem | None:
+    if replication.stuck_after_s < replication.dead_after_s:
+        return Problem("stuck_after_s", "at least dead_after_s, in seconds", f"{replication.stuck_after_s:g}")
+    return None
+
+
 def _reachable_contact(contact: Contact) -> Problem | None:
     if contact.matrix_id is None and contact.email_address is None:
         return Problem("", "a matrix_id or an email_address", "neither")
@@ -123,7 +129,10 @@ RELATIONS: Mapping[type, tuple[Relation, ...]] = {
     FederationListener: (Relation(("certificate_file", "private_key_file"), _key_needs_certificate),),
     Listeners: (Relation(("client", "federation"), _two_addresses),),
     Workers: (Relation(("listen_host", "advertise_host"), _reachable_workers),),
-    Replication: (Relation(("heartbeat_s", "dead_after_s"), _dead_after_two_heartbeats),),
+    Replication: (
+        Relation(("heartbeat_s", "dead_after_s"), _dead_after_two_heartbeats),
+        Relation(("dead_after_s", "stuck_after_s"), _stuck_after_dead),
+    ),
     Contact: (Relation(("matrix_id", "email_address"), _reachable_contact),),
     Signing: (Relation(("key", "old_keys"), _each_key_once),),
 }

@@ -8,13 +8,13 @@ import dataclasses
 import inspect
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from shared.config.kinds import Check, Form, Range, Secret
 from shared.config.reading import Reading, default_of, environment_name, is_secret, keys_of
-from shared.config.sections import Config, RateLimits
+from shared.config.sections import Config, RateLimits, Shares
 
 _INTRODUCTION = """\
 # Configuration
@@ -75,6 +75,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path | Secret):
         return str(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: Sections whose values are small records of one type, with the field that shows it and its name there.
+ON_ONE_LINE: Mapping[type, tuple[str, str]] = {RateLimits: ("message", "<class>"), Shares: ("polls", "<work>")}
 
 
 def record_in(hint: Any) -> type | None:
@@ -161,9 +165,8 @@ def _chapter(record: type, key: str, depth: int) -> Iterator[str]:
         yield from table
     for name, hint in keys_of(record).items():
         inner = record_in(hint)
-        if inner is not None and not (record is RateLimits and name != "message"):
-            listed = "[]" if get_origin(hint) is tuple else ""
-            title = "<class>" if record is RateLimits else name + listed
+        shown, title = ON_ONE_LINE.get(record, (name, name + ("[]" if get_origin(hint) is tuple else "")))
+        if inner is not None and name == shown:
             yield from _chapter(inner, f"{key}.{title}", min(depth + 1, 4))
 
 
@@ -175,7 +178,7 @@ def _table(record: type, key: str, *, scalars_only: bool) -> Iterator[str]:
     for name, hint in keys_of(record).items():
         default = default_of(record, name)
         inner = record_in(hint)
-        if inner is not None and record is not RateLimits and (scalars_only or dataclasses.is_dataclass(default)):
+        if inner is not None and record not in ON_ONE_LINE and (scalars_only or dataclasses.is_dataclass(default)):
             continue  # a section of its own below
         kind = words(hint).replace("|", "\\|")
         if is_secret(hint):

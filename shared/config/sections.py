@@ -256,6 +256,40 @@ class RateLimits:
     """Reads, per user."""
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Places for one kind of work in one process."""
+
+    at_once: Positive
+    """Requests served at a time, of all users together."""
+    per_user: Positive
+    """Requests of one user served at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Shares of users in scarce work, in each process. Further requests wait, and users take turns. null: no limit."""
+
+    polls: Places | None = Places(10_000, 100)
+    """Requests of `/sync`, `/events` and sliding sync. They do not wait for a place: a client gets 429."""
+    searches: Places | None = Places(2, 1)
+    """Searches in messages."""
+    hierarchies: Places | None = Places(4, 1)
+    """Walks through the rooms of a space, and through the room directory."""
+    history: Places | None = Places(16, 8)
+    """Pages of history, relations, threads and notifications."""
+    states: Places | None = Places(16, 4)
+    """States and member lists of rooms."""
+    long_answers_per_user: Positive = 4
+    """Long answers of `/sync` under way to one user; `caches.answers_bytes` limits those of all users together."""
+    waiting_per_user: Positive = 50
+    """Requests of one user that may wait for places of one kind. Further ones get 429 at once."""
+    patience_s: Seconds = 20.0
+    """Longest wait for a place. After that a request gets 429."""
+    untaken_bytes_per_user: Positive = 8_388_608
+    """Size of the answers that are ready and that one user's clients have not taken. Beyond it requests get 429."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
     """Other servers."""
@@ -420,6 +454,9 @@ class Replication:
     """Time between two heartbeats of a process in the database."""
     dead_after_s: Annotated[float, Range(0.15)] = 3.0
     """A process without heartbeat for this long is fenced; at least 2 heartbeats."""
+    stuck_after_s: Annotated[float, Range(0.5)] = 15.0
+    """A process whose event loop has not moved for this long ends, although its heartbeat still runs; at least
+    `dead_after_s`."""
     tick_s: Annotated[float, Range(0.05)] = 1.0
     """Time between two announcements of stream positions."""
     silent_after_s: Annotated[float, Range(0.1)] = 2.0
@@ -496,6 +533,7 @@ class Config:
     registration: Registration = Registration()
     accounts: Accounts = Accounts()
     rate_limits: RateLimits = RateLimits()
+    shares: Shares = Shares()
     federation: Federation = Federation()
     rooms: Rooms = Rooms()
     limits: Limits = Limits()

@@ -11,8 +11,8 @@ import yaml
 
 from shared.config.kinds import Secret
 from shared.config.reading import default_of, is_secret, keys_of
-from shared.config.schema import field_texts, plain, record_in, section_text
-from shared.config.sections import Config, RateLimits
+from shared.config.schema import ON_ONE_LINE, field_texts, plain, record_in, section_text
+from shared.config.sections import Config
 
 
 def effective_yaml(config: Config) -> str:
@@ -62,7 +62,7 @@ def _section(record: type, name: str, path: str, indent: int, active: Mapping[st
     for inner, hint in keys_of(record).items():
         default = default_of(record, inner)
         nested = record_in(hint)
-        if nested is not None and dataclasses.is_dataclass(default) and record is not RateLimits:
+        if nested is not None and dataclasses.is_dataclass(default) and record not in ON_ONE_LINE:
             yield from _section(nested, inner, f"{path}.{inner}", indent + 2, active)
         else:
             yield from _key(record, inner, f"{path}.{inner}", indent + 2, active, text=texts[inner])

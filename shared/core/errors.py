@@ -111,6 +111,11 @@ def missing_param(message: str) -> MatrixError:
     return MatrixError("M_MISSING_PARAM", message, 400)
 
 
+def limit_exceeded(wait_s: float, message: str = "Too many requests") -> MatrixError:
+    """Return the error: 429 with `retry_after_ms`. Spec: client-server API, "Rate limiting"."""
+    return MatrixError("M_LIMIT_EXCEEDED", message, 429, {"retry_after_ms": max(1, round(wait_s * 1000))})
+
+
 #: The message of `unrecognized` that an HTTP server replaces by one with the method and the path.
 UNRECOGNIZED_REQUEST = "Unrecognized request"
 

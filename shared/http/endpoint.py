@@ -51,6 +51,17 @@ class RateLimit(Enum):
     READ = "read"  # per user
 
 
+class Share(Enum):
+    """The kinds of scarce work. Each user gets a share of it. The numbers are in the configuration (`shares`)."""
+
+    NONE = "none"
+    POLLS = "polls"
+    SEARCHES = "searches"
+    HIERARCHIES = "hierarchies"
+    HISTORY = "history"
+    STATES = "states"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Processes of one worker type that serve the same endpoints with the same limits.
@@ -83,6 +94,7 @@ class Endpoint:
         part, may be missing with its slash.
     versions: the values of "{version}"; the first is the one in the spec.
     api_v1: True if also served under "/_matrix/client/api/v1/..." (for old bots and bridges).
+    share: the kind of scarce work that a request needs a place for.
     idempotent: True if haproxy may replay the request after a connection failed half-way.
     body_limit_bytes: larger bodies get 413 M_TOO_LARGE before they are read whole. None: `limits.max_body_bytes` of
         the configuration.
@@ -95,6 +107,7 @@ class Endpoint:
     routing_key: RoutingKey = RoutingKey.NONE
     auth: Auth = Auth.ACCESS_TOKEN
     rate_limit: RateLimit = RateLimit.NONE
+    share: Share = Share.NONE
     idempotent: bool = False
     versions: tuple[str, ...] = CLIENT_V3
     api_v1: bool = False

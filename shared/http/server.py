@@ -11,11 +11,13 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any, Protocol
 
 from shared.core.errors import UNRECOGNIZED_REQUEST, MatrixError, unrecognized
 from shared.http.asgi import Receive, Send, send_response
-from shared.http.endpoint import Auth, Endpoint, RateLimit
+from shared.http.endpoint import Auth, Endpoint, RateLimit, Share
 from shared.http.errors_to_json import RefusalLog, response_for
 from shared.http.guests import check_guest
 from shared.http.process_pages import ProcessPages
@@ -59,6 +61,22 @@ class SlotRouter(Protocol):
         ...
 
 
+class Shares(Protocol):
+    """The users' shares in scarce work."""
+
+    def check_untaken(self, request: Request) -> None:
+        """Raise M_LIMIT_EXCEEDED if the user's clients have not taken the large answers to earlier requests."""
+        ...
+
+    async def serve(self, handler: Handler, request: Request) -> Response:
+        """Return the handler's response, within the user's share of its kind of work. Raises M_LIMIT_EXCEEDED."""
+        ...
+
+    def sending(self, request: Request, response: Response) -> AbstractContextManager[None]:
+        """Count a large answer for as long as its client has not taken it."""
+        ...
+
+
 class Application:
     """The ASGI application of one process.
 
@@ -66,6 +84,7 @@ class Application:
         (405).
     handlers: of the endpoints that this process serves, by endpoint name.
     max_body_bytes: for requests whose endpoint has no limit of its own.
+    shares: the users' shares in scarce work; None: no limits.
     Raises ValueError if a handler has no endpoint, or if this server cannot authenticate the callers of its endpoint.
     """
 
@@ -81,6 +100,7 @@ class Application:
         max_body_bytes: int,
         metrics: HttpMetrics,
         pages: ProcessPages,
+        shares: Shares | None = None,
     ) -> None:
         names = {endpoint.name for endpoint in endpoints}
         if unknown := sorted(set(handlers) - names):
@@ -97,6 +117,7 @@ class Application:
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
         self._pages = pages
+        self._shares = shares
         self._refusals = RefusalLog()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -150,7 +171,11 @@ class Application:
                 self._refusals.note(refusal, method, name, user_id, _client_address(headers, scope))
                 response = response_for(refusal)
         try:
-            await send_response(send, response)
+            if self._shares is None or request is None:
+                await send_response(send, response)
+            else:
+                with self._shares.sending(request, response):
+                    await send_response(send, response)
         except BaseException:
             # Half an answer is sent. uvicorn breaks the connection, so that it is not taken for a whole one.
             self._metrics.finish(timer, name, method, _NOT_ANSWERED)
@@ -176,6 +201,8 @@ class Application:
                     check_guest(endpoint)
         if endpoint.rate_limit is not RateLimit.NONE and FORWARDED not in request.headers:
             await self._rate_limiter.check(endpoint.rate_limit, request.requester, request.client_address)
+        if self._shares is not None:
+            self._shares.check_untaken(request)
         elsewhere = await self._slot_router.route(request)
         if elsewhere is not None:
             return elsewhere
@@ -183,9 +210,21 @@ class Application:
             if request.requester is not None and time.monotonic() - began_s > _WAITED_LONG_S:
                 # The slot was being moved to this process meanwhile, and the token may have been revoked.
                 request.requester = await self._authenticator.authenticate(access_token_of(request), request)
-            return await handler(request)
+            if endpoint.share is Share.NONE or self._shares is None:
+                return await handler(request)
+            return await self._shares.serve(handler, request)
         finally:
             self._slot_router.served(request)
+
+
+def request_in(frame: FrameType | None) -> Request | None:
+    """Return the request that a thread serves, from its innermost frame. None for other work."""
+    while frame is not None:
+        if frame.f_code is Application.__call__.__code__:
+            request: Request | None = frame.f_locals.get("request")
+            return request
+        frame = frame.f_back
+    return None
 
 
 def _naming_the_request(error: Exception, method: str, scope: Mapping[str, Any]) -> Exception:

@@ -53,6 +53,12 @@ class LoopMetrics:
             buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
             registry=registry,
         )
+        self.stalls = Counter(
+            "skep_loop_stalls_total",
+            "Times that the event loop was seen blocked for over 50 ms, by the endpoint at work",
+            ("endpoint",),
+            registry=registry,
+        )
 
 
 class LifeMetrics:

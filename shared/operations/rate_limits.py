@@ -17,7 +17,7 @@ import msgspec
 
 from shared.config.sections import Rate, RateLimits
 from shared.core.addresses import address_key
-from shared.core.errors import MatrixError, RemoteServerError
+from shared.core.errors import RemoteServerError, limit_exceeded
 from shared.core.slots import slot_of
 from shared.core.token_bucket import Bucket, full_bucket, take
 from shared.http.endpoint import RateLimit
@@ -184,9 +184,3 @@ def chunk_of(rate: Rate) -> int:
     processes at most doubles it.
     """
     return max(1, min(rate.burst // 8, int(rate.per_second * 2)))
-
-
-def limit_exceeded(wait_s: float) -> MatrixError:
-    """Return the error: 429 with `retry_after_ms`. Spec: client-server API, "Rate limiting"."""
-    wait_ms = max(1, round(wait_s * 1000))
-    return MatrixError("M_LIMIT_EXCEEDED", "Too many requests", 429, {"retry_after_ms": wait_ms})

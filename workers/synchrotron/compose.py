@@ -128,7 +128,7 @@ def compose(foundation: Foundation) -> Worker:
     stripped = StrippedStates(rooms, lookups)
     sticky_sections = StickySections(lookups, sticky)
     devices = DeviceSections(users, device_lists, reads)
-    initial_syncs = InitialSyncs(config.limits.initial_syncs, answer_share_bytes)
+    initial_syncs = InitialSyncs(config.limits.initial_syncs, answer_share_bytes, config.shares)
     metrics.long_waiting.labels("begin").set_function(lambda: initial_syncs.under_way.waiting)
     metrics.long_waiting.labels("go on").set_function(lambda: initial_syncs.turns.waiting)
 

@@ -15,6 +15,8 @@ from shared.core.property_path import split_path
 
 #: The most entries in a list. Filters are in memory during each sync and are matched against every event.
 MAX_LIST_ENTRIES = 1000
+#: The most paths in `event_fields`. Each one is looked up in every event.
+MAX_EVENT_FIELDS = 100
 #: The longest type pattern or id. Ids are shorter, and types in events have at most 255 bytes.
 MAX_ENTRY_CHARS = 512
 _MAX_LIMIT = 2**31 - 1
@@ -63,13 +65,16 @@ class Filter:
 def parse_filter(obj: Any) -> Filter:
     """Return the filter in a decoded JSON value. Unknown keys are ignored.
 
-    Raises MatrixError 400 M_BAD_JSON, naming the key, for wrong types, ill-formed ids and over-long lists.
+    Raises MatrixError 400 M_BAD_JSON, naming the key, for wrong types, ill-formed ids, over-long lists and too many
+    wildcards.
     """
     top = _object(obj, "filter")
     event_format = top.get("event_format", "client")
     if event_format not in ("client", "federation"):
         raise bad_json("event_format must be client or federation")
     fields = _strings(top, "event_fields", "")
+    if fields is not None and len(fields) > MAX_EVENT_FIELDS:
+        raise bad_json(f"event_fields must have at most {MAX_EVENT_FIELDS} entries")
     return Filter(
         event_fields=None if fields is None else tuple(split_path(path) for path in fields),
         federation_format=event_format == "federation",

@@ -8,6 +8,7 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.identifiers import RoomId, UserId
 from shared.core.room_summary import CHILD, SUMMARY_TYPES, RoomFacts, SpaceChild
 from shared.core.room_versions import get_room_version
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Source
 
 #: Uses rooms_room_id_key.
@@ -31,8 +32,11 @@ _JOINED = """
 """
 #: Uses the primary keys of current_state and events. A redacted one has lost its `via`.
 _CHILDREN = f"""
-    SELECT e.event_id, s.state_key, e.json FROM current_state s JOIN events e USING (room_nid, event_nid)
-    WHERE s.room_nid = $1 AND s.type = '{CHILD}' AND e.redacted_by IS NULL ORDER BY s.state_key LIMIT $2
+    SELECT event_id, state_key, json FROM (
+        SELECT e.event_id, s.state_key, e.json, sum(octet_length(e.json)) OVER (ORDER BY s.state_key) AS bytes
+        FROM current_state s JOIN events e USING (room_nid, event_nid)
+        WHERE s.room_nid = $1 AND s.type = '{CHILD}' AND e.redacted_by IS NULL ORDER BY s.state_key LIMIT $2
+    ) AS children WHERE bytes <= $3
 """
 #: Uses the primary key of memberships.
 _MEMBERSHIPS = """
@@ -42,11 +46,16 @@ _MEMBERSHIPS = """
 #: Uses rooms_published.
 _PUBLISHED = "SELECT room_nid FROM rooms WHERE is_public AND deleted_id IS NULL LIMIT $1"
 _MAX_CHILDREN = 1000  # of one space
+_MAX_CHILDREN_BYTES = 2 << 20  # of their events together; usual ones have half a kilobyte
+_ROOMS_PER_READ = 100
 
 
 async def get_facts(source: Source, room_ids: Collection[RoomId]) -> dict[RoomId, RoomFacts]:
     """Return the facts of those of the rooms that exist here, by id."""
-    return await _facts(source, await source.fetch(_BY_ID, list(room_ids)))
+    ids, facts = list(room_ids), dict[RoomId, RoomFacts]()
+    for first in range(0, len(ids), _ROOMS_PER_READ):
+        facts |= await _facts(source, await source.fetch(_BY_ID, ids[first : first + _ROOMS_PER_READ]))
+    return facts
 
 
 async def get_facts_by_nid(source: Source, room_nids: Collection[int]) -> dict[RoomId, RoomFacts]:
@@ -70,10 +79,15 @@ async def get_memberships_in(source: Source, room_ids: Collection[RoomId], user_
 
 
 async def get_space_children(source: Source, facts: RoomFacts) -> list[SpaceChild]:
-    """Return at most 1,000 of the room's m.space.child events, valid or not, in no particular order."""
-    version = get_room_version(facts.room_version)
+    """Return the room's m.space.child events, valid or not, in no particular order.
+
+    At most 1,000, and at most 2 MiB of them.
+    """
+    version, slices = get_room_version(facts.room_version), Slices()
     children = []
-    for event_id, state_key, json in await source.fetch(_CHILDREN, facts.room_nid, _MAX_CHILDREN):
+    rows = await source.fetch(_CHILDREN, facts.room_nid, _MAX_CHILDREN, _MAX_CHILDREN_BYTES)
+    for event_id, state_key, json in rows:
+        await slices.rest()
         event = event_from_storage(version, json, event_id)
         children.append(SpaceChild(state_key, event.sender, event.origin_server_ts, event.content))
     return children
@@ -86,7 +100,9 @@ async def _facts(source: Source, rooms: Sequence[Any]) -> dict[RoomId, RoomFacts
     versions = {nid: get_room_version(version) for nid, _, version in rooms}
     counts = {nid: (joined, resident) for nid, joined, resident in await source.fetch(_JOINED, nids)}
     contents: dict[int, dict[str, Any]] = {nid: {} for nid in nids}
+    slices = Slices()
     for nid, kind, event_id, json, redacted in await source.fetch(_STATE, nids, list(SUMMARY_TYPES)):
+        await slices.rest()
         pdu = event_from_storage(versions[nid], json, event_id).pdu
         contents[nid][kind] = (redact_pdu(versions[nid], pdu) if redacted else pdu)["content"]
     facts = {}

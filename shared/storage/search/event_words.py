@@ -11,6 +11,7 @@ from shared.core.events.event import event_from_storage
 from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
 from shared.core.search.event_text import searchable_text, split_words
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Connection, Database, Source
 from shared.storage.fleet.background_steps import run_step, set_aside
 
@@ -57,8 +58,8 @@ _NEXT = f"""
     SELECT position, event_id FROM events
     WHERE position > $1 AND position <= $2 AND status = 0 AND type IN {_INDEXED_TYPES} ORDER BY position LIMIT 1
 """
-#: Events of some rooms that are not in the index yet, which is a second or two behind. $1 rooms. Uses
-#: events_by_position. Both limits are far above the number of events in that time.
+#: Events of some rooms that are not in the index yet, which is a second or two behind: the latest, up to a number of
+#: bytes. $1 rooms, $2 bytes. Uses events_by_position. All limits are far above the events of that time.
 _NOT_INDEXED = """
     WITH e AS MATERIALIZED (
         SELECT room_nid, event_nid FROM events
@@ -66,10 +67,14 @@ _NOT_INDEXED = """
           AND type IN ('m.room.message', 'm.room.name', 'm.room.topic')
         ORDER BY position DESC LIMIT 20000
     )
-    SELECT r.room_version, v.room_nid, v.event_nid, v.event_id, v.json
-    FROM e JOIN rooms r USING (room_nid) JOIN events v USING (room_nid, event_nid)
-    WHERE room_nid = ANY($1::bigint[]) AND v.redacted_by IS NULL LIMIT 5000
+    SELECT room_version, room_nid, event_nid, event_id, json FROM (
+        SELECT r.room_version, room_nid, event_nid, v.event_id, v.json,
+               sum(octet_length(v.json)) OVER (ORDER BY v.position DESC) AS bytes
+        FROM e JOIN rooms r USING (room_nid) JOIN events v USING (room_nid, event_nid)
+        WHERE room_nid = ANY($1::bigint[]) AND v.redacted_by IS NULL ORDER BY v.position DESC LIMIT 5000
+    ) AS latest WHERE bytes <= $2
 """
+_MAX_NOT_INDEXED_BYTES = 4 << 20
 _VECTOR = " || ".join(f"to_tsvector('{language}', u.text)" for language in LANGUAGES)
 _STORE = f"""
     INSERT INTO search_words (room_nid, event_nid, key, words)
@@ -201,8 +206,10 @@ def _best(hit: Hit) -> tuple[float, int, int]:
 async def _search_not_indexed(
     source: Source, room_nids: Collection[int], words: Sequence[str], keys: Collection[int]
 ) -> list[Hit]:
-    texts = []
-    for version, room_nid, nid, event_id, json in await source.fetch(_NOT_INDEXED, list(room_nids)):
+    texts, slices = [], Slices()
+    rows = await source.fetch(_NOT_INDEXED, list(room_nids), _MAX_NOT_INDEXED_BYTES)
+    for version, room_nid, nid, event_id, json in rows:
+        await slices.rest()
         event = event_from_storage(get_room_version(version), json, event_id)
         found = searchable_text(event.type, event.state_key, event.content)
         if found is not None and found.key in keys:

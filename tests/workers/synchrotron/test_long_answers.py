@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.config.sections import Shares
 from shared.http import asgi
 from shared.http.asgi import send_response
 from shared.http.listener import HttpServer
 from shared.http.request import Response
+from shared.runtime.fair_shares import FairShares
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import World, fleet
 from workers.synchrotron.classic import response_pieces
@@ -22,7 +24,6 @@ from workers.synchrotron.classic.response_pieces import KINDS, Section, body_pie
 from workers.synchrotron.room_reads import room_state
 from workers.synchrotron.sections.room_sections import RoomSections
 from workers.synchrotron.users.lazy_members import LazyMembers
-from workers.synchrotron.waiting.fair_turns import FairTurns
 
 _PARTS = st.lists(st.text(max_size=30), max_size=4)
 
@@ -61,14 +62,14 @@ async def test_pieces_join_to_the_whole_response(rooms: list[tuple[str, list[str
 
 
 async def test_users_take_turns() -> None:
-    turns = FairTurns(2)
+    turns = FairShares("turns", 2)
     order: list[str] = []
     most = running = 0
     begin = asyncio.Event()
 
     async def work(user: str) -> None:
         nonlocal most, running
-        async with turns.turn(user):
+        async with turns.place(user):
             running += 1
             most = max(most, running)
             order.append(user)
@@ -89,9 +90,9 @@ async def test_users_take_turns() -> None:
 
 
 async def test_turn_of_a_cancelled_request_is_passed_on() -> None:
-    turns = FairTurns(1)
+    turns = FairShares("turns", 1)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(turns.turn("first"))
+        await stack.enter_async_context(turns.place("first"))
         waiting = [asyncio.create_task(_take(turns, "gone")) for _ in range(3)]
         last = asyncio.create_task(_take(turns, "last"))
         await asyncio.sleep(0)
@@ -103,8 +104,8 @@ async def test_turn_of_a_cancelled_request_is_passed_on() -> None:
     assert (turns._free, turns.waiting) == (1, 0)
 
 
-async def _take(turns: FairTurns, user: str) -> None:
-    async with turns.turn(user):
+async def _take(turns: FairShares, user: str) -> None:
+    async with turns.place(user):
         pass
 
 
@@ -130,7 +131,7 @@ async def test_response_that_fails_midway_breaks_the_connection() -> None:
 
 
 async def test_client_that_takes_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "_STALLED_S", 0.05)
+    monkeypatch.setattr(asgi, "_PATIENCE_S", 0.05)
     closed: list[str] = []
 
     async def endless() -> AsyncGenerator[bytes, None]:
@@ -141,9 +142,9 @@ async def test_client_that_takes_nothing_is_disconnected(monkeypatch: pytest.Mon
         if message.get("body"):
             await asyncio.Event().wait()
 
-    limits = InitialSyncs(1, 1)
+    limits = InitialSyncs(1, 1, Shares())
     held = AsyncExitStack()
-    await held.enter_async_context(limits.under_way.turn("slow"))
+    await held.enter_async_context(limits.under_way.place("slow"))
     held.callback(closed.append, "held")
     answer = LongResponse(endless(), limits.turns, "slow", held)
     with pytest.raises(TimeoutError):

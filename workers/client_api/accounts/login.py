@@ -8,13 +8,12 @@ import msgspec
 
 from shared.config.sections import Rate
 from shared.core.addresses import address_key
-from shared.core.errors import MatrixError, forbidden, missing_param, user_deactivated
+from shared.core.errors import MatrixError, forbidden, limit_exceeded, missing_param, user_deactivated
 from shared.core.identifiers import UserId, is_user_id, lower_ascii
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
-from shared.operations.rate_limits import limit_exceeded
 from shared.storage.accounts.login_attempts import count_login_attempt, get_login_addresses
 from shared.storage.accounts.users import Account, get_account, replace_password_hash
 from shared.storage.engine.pool import Database

@@ -12,7 +12,7 @@ from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.filters.wildcard import type_patterns
 from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.presence import UNSET
-from shared.http.endpoint import RateLimit, RoutingKey
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
@@ -78,6 +78,7 @@ class LegacyInitialSync:
         path="/_matrix/client/{version}/initialSync",
         api_v1=True,
         pool="sync",
+        share=Share.STATES,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,
         spec="client-server-api/#get_matrixclientv3initialsync",
@@ -131,6 +132,7 @@ class LegacyInitialSync:
         path="/_matrix/client/{version}/rooms/{roomId}/initialSync",
         api_v1=True,
         pool="room_reads",
+        share=Share.STATES,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.http.endpoint import RoutingKey
+from shared.http.endpoint import RoutingKey, Share
 from shared.http.request import Request, Requester, Response
 from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
@@ -72,6 +72,7 @@ class SyncHandler:
         method="GET",
         path="/_matrix/client/{version}/sync",
         pool="sync",
+        share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,
         spec="client-server-api/#get_matrixclientv3sync",
@@ -108,10 +109,10 @@ class SyncHandler:
             await self._tokens.reach_own_data(wanted.user_id)
         if since is None or not wanted.timeout_s:
             await self._presence.settle()
-        under_way = self._initial.under_way.turn(wanted.user_id)
+        under_way = self._initial.under_way.place(wanted.user_id)
         if since is None or wanted.full_state:
             await stack.enter_async_context(under_way)
-            async with self._initial.turns.turn(wanted.user_id):
+            async with self._initial.turns.place(wanted.user_id):
                 response = await self._wait_for_updates(wanted, user, since)
         else:
             response = await self._wait_for_updates(wanted, user, since)

@@ -18,7 +18,7 @@ from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import PushEvent, Recipient, RuleSwitches, UserRules, user_rules
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import UnreadSnapshot
-from shared.http.endpoint import RateLimit
+from shared.http.endpoint import RateLimit, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import StoredChildEvents, bundle
@@ -72,6 +72,7 @@ class Notifications:
         method="GET",
         path="/_matrix/client/{version}/notifications",
         pool="room_reads",
+        share=Share.HISTORY,
         rate_limit=RateLimit.READ,
         idempotent=True,
         spec="client-server-api/#get_matrixclientv3notifications",

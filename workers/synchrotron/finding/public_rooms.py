@@ -14,7 +14,7 @@ import msgspec
 from shared.core.errors import invalid_param, not_found
 from shared.core.room_summary import RoomFacts, directory_entry
 from shared.core.search.folding import fold
-from shared.http.endpoint import Auth, RateLimit
+from shared.http.endpoint import Auth, RateLimit, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
@@ -28,6 +28,7 @@ _MAX_SEARCHED = 5_000  # rooms in one request
 _PAGE = 200
 _COUNTS_LAST_MS = 60_000
 _MAX_TERM_CHARS = 1_000
+_MAX_ROOM_TYPES = 100
 #: The direction, and the member count and number of the room at which the last page ended.
 _TOKEN = re.compile(r"d1-([fb])-([0-9]{1,9})-([0-9]{1,18})", re.ASCII)
 
@@ -65,6 +66,9 @@ class PublicRooms:
         self._clock = clock
         self._counts: dict[int, int] = {}
         self._counted_ms = 0
+        #: The published rooms as last read, and in the order of the directory.
+        self._nids: list[int] = []
+        self._keys: list[_Key] = []
 
     @endpoint(
         name="get_public_rooms",
@@ -72,6 +76,7 @@ class PublicRooms:
         path="/_matrix/client/{version}/publicRooms",
         api_v1=True,
         pool="room_reads",
+        share=Share.HIERARCHIES,
         auth=Auth.OPTIONAL,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -89,6 +94,7 @@ class PublicRooms:
         path="/_matrix/client/{version}/publicRooms",
         api_v1=True,
         pool="room_reads",
+        share=Share.HIERARCHIES,
         rate_limit=RateLimit.READ,
         spec="client-server-api/#post_matrixclientv3publicrooms",
     )
@@ -101,6 +107,8 @@ class PublicRooms:
         wanted = body.filter or Filter()
         if wanted.generic_search_term is not None and len(wanted.generic_search_term) > _MAX_TERM_CHARS:
             raise invalid_param(f"generic_search_term may have at most {_MAX_TERM_CHARS} characters")
+        if wanted.room_types is not None and len(wanted.room_types) > _MAX_ROOM_TYPES:
+            raise invalid_param(f"room_types may have at most {_MAX_ROOM_TYPES} entries")
         self._check_server(request)
         if body.third_party_instance_id is not None and not body.include_all_networks:
             return json_response({"chunk": [], "total_room_count_estimate": 0})  # this server bridges no networks
@@ -152,11 +160,15 @@ class PublicRooms:
         now = self._clock.now_ms()
         if not 0 <= now - self._counted_ms < _COUNTS_LAST_MS:
             self._counts, self._counted_ms = {}, now
+        elif nids == self._nids:
+            return self._keys  # sorting many rooms takes long
         missing = [nid for nid in nids if nid not in self._counts]
         if missing:
             counts = await get_joined_counts(self._database, missing)
             self._counts |= {nid: counts.get(nid, 0) for nid in missing}
-        return sorted(_Key(-self._counts.get(nid, 0), nid) for nid in nids)
+        self._nids = nids
+        self._keys = sorted(_Key(-self._counts.get(nid, 0), nid) for nid in nids)
+        return self._keys
 
 
 def _filters(wanted: Filter) -> bool:

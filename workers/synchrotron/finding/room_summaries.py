@@ -11,7 +11,7 @@ from typing import Any
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import RoomId, UserId, check_room_id, parse_room_alias
 from shared.core.room_summary import SPACE, RoomFacts, SpaceChild, child_order, may_find, room_summary
-from shared.http.endpoint import CLIENT_V1, Auth, RateLimit, RoutingKey
+from shared.http.endpoint import CLIENT_V1, Auth, RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
@@ -67,6 +67,7 @@ class RoomSummaries:
         path="/_matrix/client/{version}/rooms/{roomId}/hierarchy",
         versions=CLIENT_V1,
         pool="room_reads",
+        share=Share.HIERARCHIES,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,

@@ -20,7 +20,7 @@ from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import point_after
 from shared.core.identifiers import RoomId, UserId
 from shared.core.search.event_text import KEYS, split_words
-from shared.http.endpoint import RateLimit
+from shared.http.endpoint import RateLimit, Share
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
@@ -112,6 +112,7 @@ class Search:
         path="/_matrix/client/{version}/search",
         api_v1=True,
         pool="room_reads",
+        share=Share.SEARCHES,
         rate_limit=RateLimit.READ,
         spec="client-server-api/#post_matrixclientv3search",
     )

@@ -10,7 +10,7 @@ from shared.core.errors import MatrixError, missing_param, not_found
 from shared.core.filters import EventFilter
 from shared.core.history_point import START, point_after
 from shared.core.identifiers import RoomId
-from shared.http.endpoint import RateLimit, RoutingKey
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
@@ -49,6 +49,7 @@ class Messages:
         path="/_matrix/client/{version}/rooms/{roomId}/messages",
         api_v1=True,
         pool="room_reads",
+        share=Share.HISTORY,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -99,6 +100,7 @@ class Messages:
         path="/_matrix/client/{version}/rooms/{roomId}/context/{eventId}",
         api_v1=True,
         pool="room_reads",
+        share=Share.HISTORY,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,

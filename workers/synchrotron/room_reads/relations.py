@@ -10,7 +10,7 @@ from shared.core.errors import MatrixError, not_found
 from shared.core.events.relation import THREAD
 from shared.core.history_point import HistoryPoint, point_after
 from shared.core.identifiers import EventId
-from shared.http.endpoint import CLIENT_V1, RateLimit, RoutingKey
+from shared.http.endpoint import CLIENT_V1, RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import StoredChildEvents, bundle, shown_events
@@ -49,6 +49,7 @@ class Relations:
         path="/_matrix/client/{version}/rooms/{roomId}/relations/{eventId}",
         versions=CLIENT_V1,
         pool="room_reads",
+        share=Share.HISTORY,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -60,6 +61,7 @@ class Relations:
         path="/_matrix/client/{version}/rooms/{roomId}/relations/{eventId}/{relType}",
         versions=CLIENT_V1,
         pool="room_reads",
+        share=Share.HISTORY,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -71,6 +73,7 @@ class Relations:
         path="/_matrix/client/{version}/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}",
         versions=CLIENT_V1,
         pool="room_reads",
+        share=Share.HISTORY,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -115,6 +118,7 @@ class Relations:
         path="/_matrix/client/{version}/rooms/{roomId}/threads",
         versions=CLIENT_V1,
         pool="room_reads",
+        share=Share.HISTORY,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,

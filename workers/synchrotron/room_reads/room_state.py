@@ -15,7 +15,7 @@ from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import EventId
-from shared.http.endpoint import RateLimit, RoutingKey
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.erased_events import erased_in, strip_erased, strip_state
@@ -56,6 +56,7 @@ class RoomState:
         path="/_matrix/client/{version}/rooms/{roomId}/state",
         api_v1=True,
         pool="room_reads",
+        share=Share.STATES,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -106,6 +107,7 @@ class RoomState:
         path="/_matrix/client/{version}/rooms/{roomId}/members",
         api_v1=True,
         pool="room_reads",
+        share=Share.STATES,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -140,6 +142,7 @@ class RoomState:
         path="/_matrix/client/{version}/rooms/{roomId}/joined_members",
         api_v1=True,
         pool="room_reads",
+        share=Share.STATES,
         routing_key=RoutingKey.ROOM,
         rate_limit=RateLimit.READ,
         idempotent=True,

@@ -22,7 +22,7 @@ from workers.synchrotron.sliding.extensions.extension import ExtensionContext, R
 from workers.synchrotron.sliding.pending import BuiltResponse, EnabledExtension, PendingRequest, Progress
 from workers.synchrotron.sliding.request import MAX_SUBSCRIPTIONS, RoomConfig, SlidingRequest, merge_configs
 from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
-from workers.synchrotron.sliding.room_lists import ConnectionLists, RoomLists, direct_rooms
+from workers.synchrotron.sliding.room_lists import ConnectionLists, RoomLists
 from workers.synchrotron.sliding.room_results import KnownRoom, ResponseContext, RoomResults
 from workers.synchrotron.sliding.room_traits import RoomTraitsCache
 from workers.synchrotron.users.sync_user import SyncUser
@@ -141,7 +141,7 @@ class Engine:
                     device_created_ms=pending.device_created_ms,
                 ),
                 sent=pending.sent_members,
-                direct=direct_rooms(user),
+                direct=user.direct_rooms,
                 with_counts=pending.with_counts,
             ),
             draft=draft,

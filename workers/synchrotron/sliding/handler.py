@@ -12,11 +12,12 @@ import orjson
 
 from shared.core.errors import MatrixError
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.http.endpoint import RoutingKey
+from shared.http.endpoint import RoutingKey, Share
 from shared.http.request import Request, Requester, Response
 from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
+from shared.runtime.fair_shares import FairShares
 from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.sliding import deployed_codec, merged_codec
 from workers.synchrotron.sliding.connection_state import ConnectionState
@@ -29,7 +30,6 @@ from workers.synchrotron.sliding.request import Limits, SlidingRequest
 from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
 from workers.synchrotron.users.lazy_members import LazyMembers
 from workers.synchrotron.users.user_cache import UserCache
-from workers.synchrotron.waiting.fair_turns import FairTurns
 from workers.synchrotron.waiting.notifier import Notifier
 from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_token
 
@@ -64,7 +64,7 @@ class SlidingSync:
         tokens: SyncTokens,
         notifier: Notifier,
         lazy_members: LazyMembers,
-        turns: FairTurns,
+        turns: FairShares,
         reports: PresenceReports,
         hold: Hold,
         clock: Clock,
@@ -90,6 +90,7 @@ class SlidingSync:
         method="POST",
         path="/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
         pool="sync",
+        share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,
         spec="MSC4186",
@@ -103,6 +104,7 @@ class SlidingSync:
         method="POST",
         path="/_matrix/client/v4/sync",
         pool="sync",
+        share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,
         spec="MSC4186",
@@ -199,7 +201,7 @@ class SlidingSync:
         counts = None if pos is None else pending.connection.counts_of(pos, pending.request.lists)
         while True:
             seen = user.version
-            async with self._turns.turn(user.user_id) if initial else nullcontext():
+            async with self._turns.place(user.user_id) if initial else nullcontext():
                 if initial or user.may_have_forgotten:
                     await self._users.learn_forgotten(user)
                 with seconds.time():

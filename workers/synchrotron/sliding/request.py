@@ -10,7 +10,7 @@ from shared.core.errors import invalid_param
 from shared.core.identifiers import RoomId
 from workers.synchrotron.sliding.required_state import Element, RequiredState, StateRequest, combine
 
-MAX_LISTS = 100
+MAX_LISTS = 20  # clients have up to ten; each one is built from all rooms of the user
 MAX_SUBSCRIPTIONS = 100
 MAX_RANGES = 100
 MAX_ELEMENTS = 500  # in one required_state; values of one filter

@@ -4,15 +4,13 @@ A list is built once from all rooms of the user. After that only rooms with upda
 Spec: MSC4186, "Lists", SlidingRoomFilter.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import orjson
 
 from shared.core.identifiers import RoomId
 from shared.core.rows import GLOBAL
 from shared.core.search.folding import fold
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Source
 from shared.storage.rooms.list_traits import RoomTraits, get_rooms_once_joined
 from shared.storage.rooms.memberships import RoomMembership
@@ -24,7 +22,7 @@ from workers.synchrotron.sliding.request import RoomFilter
 from workers.synchrotron.sliding.room_traits import RoomTraitsCache
 from workers.synchrotron.users.sync_user import SyncUser
 
-_DIRECT, _IGNORED, _INVITES, _TAG = "m.direct", "m.ignored_user_list", "m.invite_permission_config", "m.tag"
+_DIRECT, _IGNORED, _INVITES = "m.direct", "m.ignored_user_list", "m.invite_permission_config"
 _CHILD = "m.space.child"
 
 
@@ -61,6 +59,8 @@ class _ListUpdate:
     lists: ConnectionLists
     user: SyncUser
     was_sent: Callable[[RoomId], bool]
+    #: The children of the spaces that several lists name.
+    children: dict[RoomId, frozenset[RoomId]] = field(default_factory=dict)
 
 
 class RoomLists:
@@ -96,14 +96,15 @@ class RoomLists:
         if changed:
             await self._traits.load([(one.room_id, one.room_nid) for one in examined])
         await self._load_once_joined(lists, user, examined, named, was_sent)
-        update = _ListUpdate(lists, user, was_sent)
+        update, slices = _ListUpdate(lists, user, was_sent), Slices()
         for filter, changed_ids in changed.items():
             if changed_ids is None:
-                known[filter] = await self._build(update, filter, seq)
+                known[filter] = await self._build(update, filter, seq, slices)
                 continue
-            direct = direct_rooms(user) if changed_ids else frozenset()
+            # A change while others run has a later `seq`: the next response examines its room again.
             for room_id in changed_ids:
-                self._place(update, known[filter], filter, room_id, direct)
+                await slices.rest()
+                self._place(update, known[filter], filter, room_id, user.direct_rooms)
             known[filter].seq = seq
         return known
 
@@ -177,13 +178,14 @@ class RoomLists:
             return None
         return changed
 
-    async def _build(self, update: _ListUpdate, filter: RoomFilter, seq: int) -> RoomList:
-        children = await self._children(update.user, filter.spaces)
-        # No await from here on: `globals` says of which records the list is made.
+    async def _build(self, update: _ListUpdate, filter: RoomFilter, seq: int, slices: Slices) -> RoomList:
+        children = await self._children(update, filter.spaces or (), slices)
+        # First of all: if the records change while others run, the next response builds the list again.
         one = RoomList(Ranking(), seq, _globals(update.user), children)
-        direct = direct_rooms(update.user)
+        direct = update.user.direct_rooms
         ranked = []
-        for membership in update.user.memberships.values():
+        for membership in list(update.user.memberships.values()):
+            await slices.rest()
             position = self._position(update, one, filter, membership, direct)
             if position is not None:
                 ranked.append((position, membership.room_id))
@@ -219,18 +221,27 @@ class RoomLists:
             return None
         return traits.position if membership.membership == "join" else membership.position
 
-    async def _children(self, user: SyncUser, spaces: Iterable[RoomId] | None) -> frozenset[RoomId]:
+    async def _children(self, update: _ListUpdate, spaces: Iterable[RoomId], slices: Slices) -> frozenset[RoomId]:
         """Return the children of those of the spaces that the user is joined to."""
         children: set[RoomId] = set()
-        for space_id in spaces or ():
-            membership = user.memberships.get(space_id)
-            if membership is None or membership.membership != "join":
-                continue
-            room = await self._rooms.get(space_id)
-            for (type_, state_key), entry in ({} if room is None else room.state).items():
-                if type_ == _CHILD and entry.event is not None and entry.event.content().get("via"):
-                    children.add(RoomId(state_key))
+        for space_id in spaces:
+            known = update.children.get(space_id)
+            if known is None:
+                await slices.rest()
+                known = update.children[space_id] = await self._children_of(update.user, space_id)
+            children |= known
         return frozenset(children)
+
+    async def _children_of(self, user: SyncUser, space_id: RoomId) -> frozenset[RoomId]:
+        membership = user.memberships.get(space_id)
+        if membership is None or membership.membership != "join":
+            return frozenset()
+        room = await self._rooms.get(space_id)
+        return frozenset(
+            RoomId(state_key)
+            for (type_, state_key), entry in ({} if room is None else room.state).items()
+            if type_ == _CHILD and entry.event is not None and entry.event.content().get("via")
+        )
 
 
 def passes(
@@ -259,30 +270,10 @@ def passes(
     if filter.room_name_like is not None and filter.room_name_like not in fold(traits.name or ""):
         return False
     if filter.tags is not None or filter.not_tags:
-        tags = _tags(user, room_id)
+        tags = user.tags_of(room_id)
         if not filter.not_tags.isdisjoint(tags) or (filter.tags is not None and filter.tags.isdisjoint(tags)):
             return False
     return True
-
-
-def direct_rooms(user: SyncUser) -> frozenset[RoomId]:
-    """Return the rooms in the user's m.direct, whatever its shape."""
-    found: set[RoomId] = set()
-    for room_ids in _content(user, GLOBAL, _DIRECT).values():
-        if isinstance(room_ids, list):
-            found.update(RoomId(room_id) for room_id in room_ids if isinstance(room_id, str))
-    return frozenset(found)
-
-
-def _tags(user: SyncUser, room_id: RoomId) -> frozenset[RoomId]:
-    tags = _content(user, room_id, _TAG).get("tags")
-    return frozenset(tags) if isinstance(tags, dict) else frozenset()
-
-
-def _content(user: SyncUser, room_id: RoomId, type_: str) -> Mapping[str, Any]:
-    record = user.account_data.get(room_id, {}).get(type_)
-    content = None if record is None or record.json is None else orjson.loads(record.json)
-    return content if isinstance(content, dict) else {}
 
 
 def _globals(user: SyncUser) -> tuple[AccountDataRecord | None, ...]:

@@ -1,8 +1,11 @@
 """PURE: one user who syncs here: their memberships, their account data, and their rooms with updates."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import ALL_OFF, RuleSwitches, changes_from_json, full_ruleset
@@ -16,8 +19,10 @@ from workers.synchrotron.users.user_devices import UserDevices
 _ISSUED_TOKENS = 32  # the latest tokens of all devices together; an older token costs more, nothing else
 _MEMBERSHIP_BYTES = 600
 _ACCOUNT_DATA_BYTES = 500
-_IGNORED_BYTES = 150  # an ignored user in the decoded list
-_IGNORED_LIST = "m.ignored_user_list"
+_DECODED_BYTES = 150  # an entry in a decoded list
+_IGNORED_LIST, _DIRECT = "m.ignored_user_list", "m.direct"
+#: The types that are kept decoded, with what an entry of their lists begins with.
+_DECODED = {_IGNORED_LIST: b'"@', _DIRECT: b'"!', "m.tag": b'":'}
 
 #: The memberships of rooms that a user may forget.
 LEFT = ("leave", "ban")
@@ -53,6 +58,7 @@ class SyncUser:
         self.size_bytes = 2_000
         self._switches = switches
         self._issued: OrderedDict[str, int] = OrderedDict()
+        self._tags: dict[RoomId, tuple[AccountDataRecord, frozenset[str]]] = {}
 
     def set_membership(self, membership: RoomMembership) -> None:
         """Store a membership from Postgres or from a row, unless a later one of the room is known."""
@@ -117,7 +123,9 @@ class SyncUser:
         Spec: client-server API, "Invite permission", "Ignoring users".
         """
         record = self.account_data.get(GLOBAL, {}).get("m.invite_permission_config")
-        return sender in self.ignored_users or (record is not None and blocks_invites(record.json))
+        if record is not None and self._invites_of is not record:
+            self._invites_of, self._blocks_invites = record, blocks_invites(record.json)
+        return sender in self.ignored_users or (record is not None and self._blocks_invites)
 
     def shown_membership(self, room_id: RoomId) -> RoomMembership:
         """Return the user's membership as shown to them: "leave" in place of a hidden invitation."""
@@ -137,12 +145,49 @@ class SyncUser:
             self._ignored = frozenset(ignored_in(record.json))
         return self._ignored
 
+    @property
+    def direct_rooms(self) -> frozenset[RoomId]:
+        """The rooms in m.direct, whatever its shape. Spec: client-server API, "Direct Messaging"."""
+        record = self.account_data.get(GLOBAL, {}).get(_DIRECT)
+        if record is None or record.json is None:
+            return frozenset()
+        if self._direct_of is not record:
+            self._direct_of = record
+            self._direct = frozenset(
+                RoomId(room_id)
+                for room_ids in _object(record).values()
+                if isinstance(room_ids, list)
+                for room_id in room_ids
+                if isinstance(room_id, str)
+            )
+        return self._direct
+
+    def tags_of(self, room_id: RoomId) -> frozenset[str]:
+        """Return the user's tags of a room. Spec: client-server API, "Room Tagging"."""
+        record = self.account_data.get(room_id, {}).get("m.tag")
+        if record is None or record.json is None:
+            return frozenset()
+        known = self._tags.get(room_id)
+        if known is None or known[0] is not record:
+            tags = _object(record).get("tags")
+            known = self._tags[room_id] = record, frozenset(tags) if isinstance(tags, dict) else frozenset()
+        return known[1]
+
     _ignored_of: AccountDataRecord | None = None
     _ignored: frozenset[UserId] = frozenset()
+    _invites_of: AccountDataRecord | None = None
+    _blocks_invites = False
+    _direct_of: AccountDataRecord | None = None
+    _direct: frozenset[RoomId] = frozenset()
+
+
+def _object(record: AccountDataRecord) -> Mapping[str, Any]:
+    content = orjson.loads(record.json or b"{}")
+    return content if isinstance(content, dict) else {}
 
 
 def _size_bytes(record: AccountDataRecord) -> int:
     """Return about how much memory an entry takes, decoded or not."""
     json = record.json or b""
-    ignored = json.count(b'"@') if record.type == _IGNORED_LIST and record.room_id == GLOBAL else 0
-    return _ACCOUNT_DATA_BYTES + len(json) + _IGNORED_BYTES * ignored
+    mark = _DECODED.get(record.type)
+    return _ACCOUNT_DATA_BYTES + len(json) + (0 if mark is None else _DECODED_BYTES * json.count(mark))

@@ -36,7 +36,8 @@ class ReceiveRequest(msgspec.Struct, frozen=True):
 
 
 #: "missing": the event cannot be judged before other events are here.
-ReceivedAs: TypeAlias = Literal["accepted", "soft_failed", "rejected", "dropped", "missing"]
+#: "parked": it cannot be judged before an operator has looked at the room, whose state cannot be resolved.
+ReceivedAs: TypeAlias = Literal["accepted", "soft_failed", "rejected", "dropped", "missing", "parked"]
 
 
 class Received(msgspec.Struct, frozen=True):

@@ -441,6 +441,9 @@ class Caches:
     """State and recent timelines of active rooms."""
     users_bytes: Positive = 16_777_216
     """Access tokens, account data, filters, push rules."""
+    resolutions_bytes: Positive = 536_870_912
+    """Events that all state resolutions of an event persister hold while they work. It is used only while rooms with
+    forks are resolved. A room whose forks need more is parked."""
     answers_bytes: Positive = 33_554_432
     """Large answers of `/sync`: those that wait for their clients, states that several answers share, and the members
     that each device has received."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -65,3 +65,14 @@ def _by_kind(name: str, text: str, numbers: Mapping[str, int]) -> GaugeMetricFam
     for kind, count in numbers.items():
         family.add_metric((kind,), count)
     return family
+
+
+class ParkedRoomsMetrics:
+    """Of main. Only the leader's is ever above 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rooms = Gauge(
+            "skep_fleet_rooms_parked",
+            "Rooms whose state cannot be resolved within the limits, and that wait for an operator",
+            registry=registry,
+        )

@@ -16,8 +16,13 @@ class ResolutionMetrics:
         )
         self.refused = Counter(
             "skep_state_resolutions_refused_total",
-            "Resolutions refused: too many waiting, or over the limits of events, bytes or time",
+            "Resolutions refused: too many waiting, over the limits of events, bytes or time, or no memory left",
             ["why"],
+            registry=registry,
+        )
+        self.parked = Counter(
+            "skep_state_resolution_rooms_parked_total",
+            "Rooms parked by this process, since their state cannot be resolved within the limits",
             registry=registry,
         )
         self.waiting = Gauge(

@@ -58,5 +58,9 @@ def test_room_is_purged_and_deleted_while_members_use_it(fleet: RunningFleet) ->
     assert again.returncode == 1
     assert "There is no room" in again.stderr
     assert _room(fleet, "reclaim-snapshots").returncode == 0
+    assert _room(fleet, "parked").stdout == "0 rooms are parked.\n"
+    nothing = _room(fleet, "retry", room)
+    assert nothing.returncode == 1
+    assert "is not parked" in nothing.stderr
     status = fleet.status()
     assert not [each for each in status["processes"] if each["type"] == "command"], "a command gives its lease back"

@@ -14,9 +14,10 @@ from shared.storage.events.auth_chains import get_auth_chain_page
 from workers.event_persister.commit.committer import LOCK_WAIT_MS, Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.dummy_events import DummyEvents
+from workers.event_persister.graph.parked_rooms import ParkedRooms
 from workers.event_persister.graph.placement import Placing
 from workers.event_persister.graph.policy_signatures import AskPolicyServer, PolicySignatures
-from workers.event_persister.graph.resolver import Resolver
+from workers.event_persister.graph.resolver import Resolver, ResolverBounds
 from workers.event_persister.graph.slow_sends import SlowSends
 from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.loading.rooms_in_memory import RoomsInMemory
@@ -56,14 +57,17 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     slots, tasks = foundation.slots, foundation.tasks
     server_name = config.server_name
     metrics = PersisterMetrics(foundation.registry)
+    resolution_metrics = ResolutionMetrics(foundation.registry)
     resolver = Resolver(
         lambda room_nid, event_ids, max_events: get_auth_chain_page(
             database, room_nid, event_ids, max_events=max_events, max_bytes=_MAX_PAGE_BYTES
         ),
         clock,
-        ResolutionMetrics(foundation.registry),
+        resolution_metrics,
+        bounds=ResolverBounds(max_bytes=config.caches.resolutions_bytes),
     )
-    resolution = RoomResolution(resolver, database)
+    parked = ParkedRooms(database, foundation.writer.write, clock, resolution_metrics)
+    resolution = RoomResolution(resolver, database, parked)
     push_rules = PushRules(database, rule_switches(config), metrics)
     foundation.follower.follow(PUSH_RULES, push_rules.apply)
     foundation.follower.follow(THREAD_SUBSCRIPTIONS, push_rules.apply_subscriptions)

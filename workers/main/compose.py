@@ -1,9 +1,10 @@
 """Compose main."""
 
 from replication.process.foundation import Foundation, Worker
-from shared.metrics.fleet import FleetMetrics
+from shared.metrics.fleet import FleetMetrics, ParkedRoomsMetrics
 from shared.metrics.replication import ProbeMetrics, StandbyMetrics
 from workers.main.leader import Leader
+from workers.main.parked_rooms_watch import ParkedRoomsWatch
 from workers.main.proxies import Proxies
 from workers.main.standby_watch import StandbyWatch
 from workers.main.stream_probe import StreamProbe
@@ -33,6 +34,9 @@ def compose(foundation: Foundation) -> Worker:
         lambda: leader.leading,
     )
 
+    parked = ParkedRoomsWatch(foundation.database, ParkedRoomsMetrics(foundation.registry), lambda: leader.leading)
     watch = StandbyWatch(foundation.database, StandbyMetrics(foundation.registry), lambda: leader.leading)
 
-    return Worker(jobs={"leader": leader.run, "stream probe": probe.run, "standby watch": watch.run})
+    return Worker(
+        jobs={"leader": leader.run, "stream probe": probe.run, "standby watch": watch.run, "parked rooms": parked.run}
+    )

@@ -1,9 +1,12 @@
-"""Purge the history of rooms, delete rooms, and reclaim the space of unused state.
+"""Purge the history of rooms, delete rooms, reclaim the space of unused state, and let parked rooms be tried again.
 
 The commands work on the database directly, in small steps, also while the fleet runs. `skep room continue` resumes
 interrupted ones. A purge cannot be undone. Replaced state leaves the timeline at once, and the database ten minutes
 later, with `skep room continue` or the next purge. A room is deleted from this server only; local users should leave it
 first.
+
+A room is parked if its state cannot be resolved within the limits of a process (`caches.resolutions_bytes`). Events
+that need a resolution are refused until `skep room retry` lets it be tried again.
 
   skep room purge '!busy:example.org' --before-days 90 --dry-run
   skep room delete '!old:example.org'
@@ -14,6 +17,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 
 import asyncpg
 
@@ -43,10 +47,12 @@ from shared.storage.removal.purge import (
     start_purge,
 )
 from shared.storage.removal.unused_snapshots import SnapshotKey, reclaim_snapshots
+from shared.storage.rooms.parked import count_parked_rooms, get_parked_rooms, release_room
 
 _DAY_MS = 86_400_000
 _MARK_ATTEMPTS = 10  # a busy room may take the ordinal before us
 _ROOMS_AT_A_TIME = 100
+_MAX_LISTED = 1000
 
 Work = Callable[[Database, Config, argparse.Namespace], Awaitable[int]]
 
@@ -70,7 +76,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     goes_on = commands.add_parser("continue", help="resume interrupted purges and deletions")
     reclaim = commands.add_parser("reclaim-snapshots", help="delete state snapshots that nothing uses any more")
-    for each in (purge, delete, goes_on, reclaim):
+    parked = commands.add_parser("parked", help="list rooms whose state cannot be resolved within the limits")
+    retry = commands.add_parser("retry", help="let the state of a parked room be resolved again")
+    retry.add_argument("room_id", metavar="ROOM_ID")
+    for each in (purge, delete, goes_on, reclaim, parked, retry):
         add_config_option(each)
 
 
@@ -148,6 +157,24 @@ async def _reclaim(database: Database, config: Config, arguments: argparse.Names
     return 0
 
 
+async def _parked(database: Database, config: Config, arguments: argparse.Namespace) -> int:
+    rooms = await get_parked_rooms(database, _MAX_LISTED)
+    for room in rooms:
+        since = datetime.fromtimestamp(room.parked_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        print(f"{room.room_id}  since {since} UTC: {room.parked_reason}")
+    count = await count_parked_rooms(database)
+    print(f"{count} rooms are parked." if count != 1 else "1 room is parked.")
+    return 0
+
+
+async def _retry(database: Database, config: Config, arguments: argparse.Namespace) -> int:
+    async with own_writer(config, "skep-room") as writer:
+        if not await release_room(writer.write, arguments.room_id):
+            raise UsageError(f"{arguments.room_id} is not parked. To list the rooms that are: skep room parked.")
+    print(f"{arguments.room_id}: its state may be resolved again, within seconds.")
+    return 0
+
+
 async def _reclaim_walks(writer: FencedWriter) -> AsyncIterator[int]:
     in_walk = 1
     while in_walk:
@@ -193,4 +220,6 @@ _COMMANDS: dict[str, Work] = {
     "delete": _delete,
     "continue": _continue,
     "reclaim-snapshots": _reclaim,
+    "parked": _parked,
+    "retry": _retry,
 }

@@ -8,7 +8,8 @@ from shared.storage.engine.pool import Connection
 
 #: Uses rooms_room_id_key, the primary key of forward_extremities, events_room_nid_ordinal_key.
 _ROOM = """
-    SELECT r.room_nid, r.room_version, x.event_nids, last.ordinal, last.writer, last.position, deepest.depth
+    SELECT r.room_nid, r.room_version, r.parked_reason, x.event_nids, last.ordinal, last.writer, last.position,
+           deepest.depth
     FROM rooms r
     JOIN forward_extremities x USING (room_nid)
     CROSS JOIN LATERAL (
@@ -42,10 +43,12 @@ class RoomEnd:
     extremities: events that nothing follows.
     last_ordinal, last_writer, last_position: of the latest live event.
     depth: the greatest depth of the extremities.
+    parked_reason: why the room's state is not resolved any more, None if it is.
     """
 
     room_nid: int
     room_version: str
+    parked_reason: str | None
     extremities: tuple[int, ...]
     last_ordinal: int
     last_writer: int
@@ -58,8 +61,8 @@ async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
     row = await conn.fetchrow(_ROOM, room_id)
     if row is None:
         return None
-    nid, version, extremities, ordinal, writer, position, depth = row
-    return RoomEnd(nid, version, tuple(extremities), ordinal, writer, position, depth)
+    nid, version, parked_reason, extremities, ordinal, writer, position, depth = row
+    return RoomEnd(nid, version, parked_reason, tuple(extremities), ordinal, writer, position, depth)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from shared.core.events import Event
 from shared.core.identifiers import EventId
 from shared.storage.engine.pool import Database
 from workers.event_persister.graph.known_events import KnownEvents
+from workers.event_persister.graph.parked_rooms import ParkedRooms
+from workers.event_persister.graph.resolution_events import TooLong, TooMuch
 from workers.event_persister.graph.resolver import Resolver, RoomForResolution
 from workers.event_persister.graph.state_entries import StateEntries
 from workers.event_persister.room.drafts import Overlay, RoomChanged, StateEntry, StateKey
@@ -20,9 +22,10 @@ _MANY = 1000  # entries of a state. Walking so many takes a millisecond
 
 
 class RoomResolution:
-    def __init__(self, resolver: Resolver, database: Database) -> None:
+    def __init__(self, resolver: Resolver, database: Database, parked: ParkedRooms) -> None:
         self._resolver = resolver
         self._database = database
+        self._parked = parked
 
     async def resolve(
         self,
@@ -38,12 +41,13 @@ class RoomResolution:
         candidate: an event in the states that has no place yet.
         base: a copy of the current state upon which the overlays are. Without it the result is valid only while the
             room's head has not changed.
-        Raises Unavailable (`Resolver.resolve`), RoomChanged.
+        Raises RoomParked if the room is parked, Unavailable (`Resolver.resolve`), RoomChanged.
         """
         head = room.state.head
         distinct = list(dict.fromkeys(overlays))
         if len(distinct) == 1:
             return distinct[0]
+        await self._parked.check(room)
         events = room.state.events_in_memory()
         if candidate is not None:
             events[candidate.event_id] = candidate
@@ -67,6 +71,10 @@ class RoomResolution:
                 raise
             # A thread walked the current state while a write of the room changed it.
             raise RoomChanged from error
+        except (TooMuch, TooLong) as error:
+            await self._parked.refused(room, error)
+            raise
+        self._parked.resolved(room)
         entries = _entries_in(distinct, resolved)
         await asyncio.sleep(0)
         elsewhere = [

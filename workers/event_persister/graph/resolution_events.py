@@ -25,6 +25,7 @@ Fetch = Callable[[Sequence[EventId], int], Sequence[ChainEvent]]
 
 _PAGE_EVENTS = 500  # read by id at once, and as many again of their chains
 _MIN_REACH = 4
+_GRANT_BYTES = 1 << 20  # taken from the budget at once
 
 
 class NotAtHand(Exception):
@@ -32,7 +33,59 @@ class NotAtHand(Exception):
 
 
 class TooMuch(Unavailable):
-    """The resolution needs more events or bytes than is allowed."""
+    """The resolution needs more events or bytes than is allowed, and will when it is tried again."""
+
+
+class NoMemory(Unavailable):
+    """Other resolutions have taken the process's budget."""
+
+
+class TooLong(Unavailable):
+    """The resolution takes more time than is allowed. It may be the machine's fault, or the database's."""
+
+
+class ResolutionBudget:
+    """The bytes that the events of all resolutions of this process may take. Several threads use it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.taken_bytes = 0
+        self.lock = threading.Lock()
+
+
+class BudgetShare:
+    """What one resolution has taken of the budget."""
+
+    def __init__(self, budget: ResolutionBudget) -> None:
+        self._budget = budget
+        self._granted = 0
+        self._closed = False
+
+    def cover(self, size_bytes: int) -> None:
+        """Let the share cover so many bytes.
+
+        Raises TooMuch if the whole budget is smaller, NoMemory if others have taken it, Stopped if it is closed.
+        """
+        if size_bytes <= self._granted:
+            return
+        budget = self._budget
+        if size_bytes > budget.max_bytes:
+            raise TooMuch("The room's forks reach too far back to be resolved", retry_after_s=60.0)
+        with budget.lock:
+            if self._closed:
+                raise Stopped
+            count = min(max(_GRANT_BYTES, size_bytes - self._granted), budget.max_bytes - self._granted)
+            if budget.taken_bytes + count > budget.max_bytes:
+                raise NoMemory("Other rooms are being resolved, and memory is short. Try again later", 5.0)
+            budget.taken_bytes += count
+            self._granted += count
+
+    def close(self) -> None:
+        """Give everything back."""
+        with self._budget.lock:
+            self._closed = True
+            self._budget.taken_bytes -= self._granted
+            self._granted = 0
 
 
 class Stopped(Exception):
@@ -93,14 +146,18 @@ class RoomEvents:
     """Answers the engine's questions in one resolution: `find`, `rejected`, `expect`.
 
     `move` says where it runs; events that were found stay.
-    max_events, max_bytes: of events taken from cache and database. Beyond them TooMuch is raised.
+    max_events: of events taken from cache and database. Beyond them TooMuch is raised.
+    budget: for their bytes. If this resolution alone would exceed it, TooMuch is raised, else Unavailable.
+    `close` must be called at the end.
     """
 
-    def __init__(self, room: RoomForResolution, cache: EventCache, *, max_events: int, max_bytes: int) -> None:
+    def __init__(
+        self, room: RoomForResolution, cache: EventCache, *, max_events: int, budget: ResolutionBudget
+    ) -> None:
         self._room = room
         self._cache = cache
         self._max_events = max_events
-        self._max_bytes = max_bytes
+        self._share = BudgetShare(budget)
         self._bytes = 0
         self._loaded = 0
         self._found: dict[EventId, Event | None] = {}
@@ -140,6 +197,10 @@ class RoomEvents:
             self._found.popitem()
         while self._soon:
             self._soon.popitem()
+
+    def close(self) -> None:
+        """Give the bytes back. The run ends at its next event."""
+        self._share.close()
 
     def rejected(self, event_id: EventId) -> bool:
         return event_id in self._rejected
@@ -198,8 +259,9 @@ class RoomEvents:
                 self._soon[cited] = None
         self._loaded += 1
         self._bytes += loaded.size_bytes
-        if self._loaded > self._max_events or self._bytes > self._max_bytes:
+        if self._loaded > self._max_events:
             raise TooMuch("The room's forks reach too far back to be resolved", retry_after_s=60.0)
+        self._share.cover(self._bytes)
 
 
 def _no_check(lookups: int) -> None:

@@ -25,10 +25,13 @@ from shared.runtime.clock import Clock
 from shared.storage.events.auth_chains import ChainEvent
 from workers.event_persister.graph.resolution_events import (
     EventCache,
+    NoMemory,
     NotAtHand,
+    ResolutionBudget,
     RoomEvents,
     RoomForResolution,
     Stopped,
+    TooLong,
     TooMuch,
 )
 
@@ -52,14 +55,15 @@ class ResolverBounds:
     cache_bytes: of loaded events of all rooms that are kept.
     max_waiting: resolutions that wait for a thread, per lane.
     quick_lookups: look-ups of events in the quick lane: some 0.2 s of CPU.
-    max_events, max_bytes, max_s: of one resolution, its waiting included.
+    max_events, max_s: of one resolution, its waiting included.
+    max_bytes: of the events that all resolutions of the process hold.
     """
 
     cache_bytes: int = 64 << 20
     max_waiting: int = 200
     quick_lookups: int = 50_000
     max_events: int = 400_000
-    max_bytes: int = 1 << 30
+    max_bytes: int = 512 << 20
     max_s: float = 60.0
 
 
@@ -150,6 +154,7 @@ class Resolver:
         self._metrics = metrics
         self._bounds = bounds or ResolverBounds()
         self._cache = EventCache(self._bounds.cache_bytes)
+        self.budget = ResolutionBudget(self._bounds.max_bytes)
         self._quick = _Lane("quick", max(1, threads - 1))
         self._big = _Lane("big", 1)
         self._jobs: dict[_Job, Future[Resolution]] = {}
@@ -162,10 +167,11 @@ class Resolver:
         """Return the resolution of the states, as an overlay upon base (`resolve_overlays`).
 
         base, overlays: must not change until this returns, since threads read them.
-        Raises Unavailable if too many wait, if the forks need more events, bytes or time than is allowed, if the
-        database is away, or if this process ends.
+        Raises TooMuch, TooLong if the forks need more events, bytes or time than is allowed, NoMemory if other
+        resolutions have taken the budget, and Unavailable if too many wait, if the database is away, or if this process
+        ends.
         """
-        events = RoomEvents(room, self._cache, max_events=self._bounds.max_events, max_bytes=self._bounds.max_bytes)
+        events = RoomEvents(room, self._cache, max_events=self._bounds.max_events, budget=self.budget)
         started_s = self._clock.monotonic_s()
 
         def run() -> Resolution:
@@ -196,10 +202,15 @@ class Resolver:
                             pass  # it grew too big for this place
                     lane = "big"
                     return await self._in_thread(self._big, room, events, run)
+        except (TooMuch, NoMemory) as error:
+            self._metrics.refused.labels("size" if isinstance(error, TooMuch) else "memory").inc()
+            raise
         except TimeoutError:
             self._metrics.refused.labels("time").inc()
-            raise Unavailable("The room's forks take too long to be resolved", retry_after_s=60.0) from None
+            raise TooLong("The room's forks take too long to be resolved", retry_after_s=60.0) from None
         finally:
+            # A thread that has not noticed its end yet holds what it has for a moment longer.
+            events.close()
             self._metrics.seconds.labels(lane).observe(self._clock.monotonic_s() - started_s)
 
     def forget(self, event_ids: Sequence[EventId]) -> None:
@@ -251,9 +262,6 @@ class Resolver:
                 raise
             except Stopped:
                 raise Unavailable("This process ends") from None
-            except TooMuch:
-                self._metrics.refused.labels("size").inc()
-                raise
 
     def _fetch(self, room_nid: int, job: _Job) -> Callable[[Sequence[EventId], int], Sequence[ChainEvent]]:
         loop = asyncio.get_running_loop()

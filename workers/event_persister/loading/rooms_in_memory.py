@@ -26,7 +26,7 @@ from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.room.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.event_forms import redacted
-from workers.event_persister.room.live_room import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS, LiveRoom
+from workers.event_persister.room.live_room import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS, LiveRoom, Parked
 from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.room_state import KEPT_TYPES, RoomState
 
@@ -182,6 +182,8 @@ async def load_room(
         last_position=end.last_position,
         transactions=transactions,
     )
+    if end.parked_reason is not None:
+        room.parked = Parked(end.parked_reason, float("-inf"))
     await push_rules.fill(push, rules)
     push.evaluator.set_recorded(groups)
     for last in last_events:

@@ -25,6 +25,7 @@ from shared.storage.removal.purge_statements import RETIRED
 from workers.event_persister.commit.committer import Committer, EventExists
 from workers.event_persister.graph.dummy_events import DummyEvents
 from workers.event_persister.graph.known_events import GivenStates, KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.parked_rooms import RoomParked
 from workers.event_persister.graph.placement import Candidate, Placing
 from workers.event_persister.graph.policy_signatures import PolicySignatures
 from workers.event_persister.graph.states import GraphStates
@@ -248,7 +249,10 @@ class Receiving:
         missing = known.missing_previous(event)
         if missing and one.pdu.state_before is None:
             return Received("missing", "previous events are missing", missing)
-        placed = await self._placing.place(room, Candidate(event=event, state_before=one.pdu.state_before), known)
+        try:
+            placed = await self._placing.place(room, Candidate(event=event, state_before=one.pdu.state_before), known)
+        except RoomParked as error:
+            return Received("parked", str(error))
         if placed.write is None:
             return received(placed.verdict)
         writes[event.event_id] = (placed.verdict, placed.write)

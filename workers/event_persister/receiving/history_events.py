@@ -27,6 +27,7 @@ from shared.storage.events.graph import get_last_back
 from workers.event_persister.commit.committer import Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.parked_rooms import RoomParked
 from workers.event_persister.graph.state_entries import StateEntries
 from workers.event_persister.graph.states import (
     SMALL_OVERLAY,
@@ -181,7 +182,11 @@ class HistoryPlacing:
                 if absent:
                     placed.answers[event.event_id] = Received("missing", "auth events are missing", absent)
                     continue
-                one = await self._check(room, event, state_before, known, chunk)
+                try:
+                    one = await self._check(room, event, state_before, known, chunk)
+                except RoomParked as error:
+                    placed.answers[event.event_id] = Received("parked", str(error))
+                    continue
                 chunk.add(one)
                 known.propose(one.known, one.awaited)
             if chunk.checked:
@@ -307,6 +312,8 @@ class HistoryPlacing:
                     ends = await self._ends(room, gaps[anchor], chunk.checked, known)
                 except RoomChanged:
                     continue
+                except RoomParked:
+                    ends = head  # the extremities stay until the room is resolved again
                 if room.state.head is head:
                     # From here to the end nothing waits.
                     chunk.check_line()

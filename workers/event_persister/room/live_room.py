@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shared.core.events import Event
 from shared.core.identifiers import EventId, RoomId
@@ -86,6 +87,13 @@ class RecentStates(dict[bytes, int]):
             del self[next(iter(self))]
 
 
+class Parked(NamedTuple):
+    """reason: why the state of a room is not resolved. read_s: when that was read, by the clock of the process."""
+
+    reason: str
+    read_s: float
+
+
 class LiveRoom:
     """last_writer, last_position: of the latest stored event; 0 in a new room."""
 
@@ -114,6 +122,8 @@ class LiveRoom:
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
         self.slow_sends: dict[bytes, asyncio.Future[EventId]] = {}  # clients' transactions beside the room's turn
         self.given_states = RecentStates()
+        self.parked: Parked | None = None  # while it is set, nothing is resolved (`graph/parked_rooms.py`)
+        self.too_long = 0  # resolutions that took too long, in a row
         self.turns = PlacementTurns()  # one at a time works out places beside the room's own writes
         self.on_redacted: Callable[[EventId], None] = _forget_nothing  # called with ids, once that is stored
         self.held: asyncio.Future[None] | None = None  # while it is set, the room's own writes wait for it

@@ -6,7 +6,7 @@ Spec: client-server API, "Published room directory", GET /room_summary, "Discove
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import get_room_version
@@ -27,13 +27,32 @@ SUMMARY_TYPES = (
 )
 
 
+#: Those of them that are their sender's words. The others rule what the room is and who may enter.
+PERSONAL_TYPES = frozenset({"m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias"})
+
+
+class Erasure(NamedTuple):
+    """The erasure of an event's sender. ordinal: of the event. erased_ms: the time."""
+
+    ordinal: int
+    erased_ms: int
+
+
+class Withheld(NamedTuple):
+    """The content of an event whose sender is erased."""
+
+    content: Mapping[str, Any]
+    erasure: Erasure
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomFacts:
     """The facts about a room from which a summary is made.
 
     joined: the number of members.
     resident: True if a local user is a member, so that this server knows the state.
-    contents: type -> content of the state event with the key "", redacted if the event is.
+    contents: type -> content of the state event with the key "", redacted if the event is or its sender is erased.
+    withheld: the whole contents of erased senders, for readers who were there (`shared/rooms/room_facts.py`).
     """
 
     room_nid: int
@@ -42,6 +61,7 @@ class RoomFacts:
     joined: int
     resident: bool
     contents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    withheld: Mapping[str, Withheld] = field(default_factory=dict)
 
     def text(self, event_type: str, key: str) -> str | None:
         """Return a string in the state, or None if there is none."""

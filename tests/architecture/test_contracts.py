@@ -102,3 +102,25 @@ def test_sql_is_in_storage_only() -> None:
 def test_only_one_module_imports_the_redis_client() -> None:
     users = [str(p.relative_to(ROOT)) for p in modules(*PACKAGES) if "import txredisapi" in p.read_text()]
     assert users == ["replication/bus/redis_transport.py"]
+
+
+#: Modules of clients' reads that read a room's state past `shared/rooms/room_state.py` and `room_facts.py`, and why.
+_READ_STATE_THEMSELVES = {
+    "workers/synchrotron/finding/notifications.py": "judges push rules by the power levels and the reader's own name",
+    "workers/synchrotron/rooms/room_lookups.py": "fills the memory of /sync, which keeps each event once, unredacted",
+    "workers/synchrotron/sections/erased_senders.py": "gives events of that memory their forms; reads memberships",
+}
+_FACT_READERS = {"get_facts", "get_facts_by_nid", "get_space_children"}
+_STATE_READERS = ("shared.storage.rooms.state", "shared.storage.rooms.snapshots")
+
+
+def test_state_is_read_for_clients_where_erased_senders_are_known() -> None:
+    found = {}
+    for path in modules("workers/synchrotron", "workers/client_api"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = {alias.name for alias in node.names}
+                reads_facts = node.module == "shared.storage.rooms.public_facts" and names & _FACT_READERS
+                if node.module in _STATE_READERS or reads_facts:
+                    found[str(path.relative_to(ROOT))] = node.module
+    assert set(found) == set(_READ_STATE_THEMSELVES), found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from shared.core.identifiers import EventId, RoomId, UserId
+from shared.core.room_summary import PERSONAL_TYPES
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database
 from shared.storage.engine.statements import column_names, parameters
@@ -112,6 +113,7 @@ _STATE = """
     SELECT s.type, s.state_key, e.json FROM current_state s
     JOIN events e USING (room_nid, event_nid) JOIN rooms r USING (room_nid)
     WHERE r.room_id = $1 AND s.type = ANY ($2::text[]) AND e.redacted_by IS NULL
+      AND NOT (s.type = ANY ($4::text[]) AND EXISTS (SELECT FROM erased_users u WHERE u.user_id = e.sender))
     ORDER BY s.type, s.state_key LIMIT $3
 """
 #: Uses rooms_room_id_key and the primary keys of current_state and events.
@@ -186,8 +188,11 @@ async def drop_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
 async def get_state_contents(
     database: Database, room_id: RoomId, types: Sequence[str], limit: int
 ) -> list[StateContent]:
-    """Return the current state of these types, at most `limit` events. Redacted events are left out."""
-    rows = await database.fetch(_STATE, room_id, list(types), limit)
+    """Return the current state of these types, at most `limit` events.
+
+    Redacted events are left out, and the words of erased users: the copy would be another user's.
+    """
+    rows = await database.fetch(_STATE, room_id, list(types), limit, list(PERSONAL_TYPES))
     return [
         StateContent(kind, key, content)
         for kind, key, json in rows

@@ -2,10 +2,12 @@
 
 import time
 from typing import Any
+from urllib.parse import quote
 
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import Client, World, fleet
 from tests.workers.synchrotron.sliding_client import deployed
+from tests.workers.synchrotron.test_relations import v1
 
 FEDERATION = {"event_format": "federation"}
 
@@ -130,3 +132,78 @@ async def test_blocked_invites_are_not_sent(postgres: TestDatabase) -> None:
             # Other readers see the invitation.
             state = await alice.room(first, f"state/m.room.member/{bob.user_id}")
             assert state.json["membership"] == "invite"
+
+
+async def what_others_show(client: Client, room_id: str, space_id: str) -> dict[str, Any]:
+    """Return what each endpoint shows of a room beside its timeline and state."""
+    lists = {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}
+    sliding = await deployed(client, lists=lists)
+    search = {"search_term": "Alice", "include_state": True, "event_context": {"include_profile": True}}
+    found = (await client.post("/search", {"search_categories": {"room_events": search}})).json
+    return {
+        "initial sync": (await client.room(room_id, "initialSync")).json.get("state", []),
+        "messages": (await client.room(room_id, "messages", dir="b", filter='{"lazy_load_members":true}')).json,
+        "search": found["search_categories"]["room_events"],
+        "joined": (await client.room(room_id, "joined_members")).json,
+        "sliding": sliding["rooms"].get(room_id),
+        "summary": (await v1(client, f"/room_summary/{quote(room_id)}")).json,
+        "hierarchy": (await v1(client, f"/rooms/{quote(space_id)}/hierarchy")).json,
+        "public rooms": (await client.get("/publicRooms")).json,
+    }
+
+
+async def test_words_of_erased_users_are_shown_nowhere_to_later_readers(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, eve, carol = (world.user(name) for name in ("alice", "bob", "eve", "carol"))
+        room_id = await alice.writes.create_room(preset="public_chat", visibility="public")
+        space_id = await alice.writes.create_room(preset="public_chat", creation_content={"type": "m.space"})
+        child = {"via": ["example.org"]}
+        assert (await alice.writes.put_state(space_id, "m.space.child", child, room_id)).status == 200
+        await alice.writes.put_state(room_id, "m.room.power_levels", {"state_default": 0})
+        own = {"membership": "join", "displayname": "by Bob", "avatar_url": "mxc://by/Bob"}
+        await bob.writes.put_state(room_id, "m.room.member", own, bob.user_id)
+        words = {
+            "m.room.topic": {"topic": "by Bob"},
+            "m.room.name": {"name": "by Bob"},
+            "m.room.avatar": {"url": "by Bob"},
+        }
+        for kind, content in words.items():
+            assert (await bob.writes.put_state(room_id, kind, content)).status == 200
+        await alice.writes.send(room_id, "said by Alice")
+        await erase(world, bob)
+        await eve.writes.act(room_id, "join")
+        await eve.writes.act(space_id, "join")
+        await alice.writes.act(room_id, "invite", {"user_id": carol.user_id})
+        await world.settle()
+
+        for place, answer in (await what_others_show(eve, room_id, space_id)).items():
+            assert answer and "errcode" not in answer, place
+            assert "by Bob" not in str(answer) and "mxc://by/Bob" not in str(answer), place
+        shown = await what_others_show(alice, room_id, space_id)
+        for place in ("initial sync", "search", "sliding", "summary", "hierarchy", "public rooms"):
+            assert "by Bob" in str(shown[place]), place
+        # Readers who are only invited, and those without an account.
+        invited = (await carol.sync())["rooms"]["invite"][room_id]
+        lists = {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}
+        stripped = (await deployed(carol, lists=lists))["rooms"][room_id]
+        legacy = (await carol.get("/initialSync")).json["rooms"]
+        for answer in (invited, stripped, legacy):
+            assert answer and "by Bob" not in str(answer)
+
+
+async def test_upgraded_room_has_no_words_of_erased_users(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat", name="by Alice")
+        await bob.writes.act(room_id, "join")
+        levels = {"events": {"m.room.topic": 0}}
+        assert (await alice.writes.put_state(room_id, "m.room.power_levels", levels)).status == 200
+        assert (await bob.writes.put_state(room_id, "m.room.topic", {"topic": "by Bob"})).status == 200
+        await erase(world, bob)
+        answer = await alice.writes.call("POST", f"/rooms/{room_id}/upgrade", {"new_version": "11"})
+        assert answer.status == 200, answer.body
+        await world.settle()
+        state = (await alice.room(answer.json["replacement_room"], "state")).json
+        contents = {event["type"]: event["content"] for event in state}
+        assert contents["m.room.name"] == {"name": "by Alice"}
+        assert "m.room.topic" not in contents

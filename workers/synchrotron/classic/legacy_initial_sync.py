@@ -19,14 +19,14 @@ from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
 from shared.rooms.history_tokens import format_point
-from shared.rooms.room_view import RoomView, open_room
+from shared.rooms.room_state import StateForms, state_forms, state_rows
+from shared.rooms.room_view import open_room
 from shared.rooms.shown_event import Reader, shown_event
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import TimelineRow
 from shared.storage.rooms.aliases import get_published, is_published
 from shared.storage.rooms.memberships import get_membership, get_memberships_of_user
-from shared.storage.rooms.state import get_current_state_events, get_state_before
 from shared.storage.user_data.account_data import get_account_data_of_user
 from shared.storage.user_data.receipts import get_receipts_of_room
 from workers.synchrotron.classic.legacy_events import refuse_guest, with_room, with_user
@@ -172,19 +172,17 @@ class LegacyInitialSync:
         membership = await get_membership(self._database, room.room_nid, user_id)
         if membership is not None and membership.membership in _MEMBERSHIPS:
             head["membership"] = membership.membership
-        return Response(self._with_state(head, room, await self._state(room), reader))
-
-    async def _state(self, room: RoomView) -> Sequence[TimelineRow]:
-        if room.follows:
-            return await get_current_state_events(self._database, room.room_nid)
-        return await get_state_before(self._database, room.room_nid, room.end + 1)
+        rows = await state_rows(self._database, room)
+        return Response(self._with_state(head, await state_forms(self._database, room), rows, reader))
 
     @staticmethod
     def _with_state(
-        head: dict[str, Any], room: RoomView, rows: Sequence[TimelineRow], reader: Reader
+        head: dict[str, Any], forms: StateForms, rows: Sequence[TimelineRow], reader: Reader
     ) -> AsyncGenerator[bytes, None]:
+        room = forms.room
+
         def encode(row: TimelineRow) -> bytes:
-            event = room.event(row)
+            event = forms.event(row)
             return orjson.dumps(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
 
         return listed(orjson.dumps(head)[:-1] + b',"state":[', rows, encode, b"]}")

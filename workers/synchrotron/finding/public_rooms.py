@@ -12,14 +12,16 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import invalid_param, not_found
+from shared.core.identifiers import UserId
 from shared.core.room_summary import RoomFacts, directory_entry
 from shared.core.search.folding import fold
 from shared.http.endpoint import Auth, RateLimit, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
+from shared.rooms.room_facts import get_facts_by_nid
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.rooms.public_facts import get_facts_by_nid, get_joined_counts, get_published_rooms
+from shared.storage.rooms.public_facts import get_joined_counts, get_published_rooms
 
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 500
@@ -86,7 +88,7 @@ class PublicRooms:
         """GET /publicRooms. Raises M_NOT_FOUND for other servers, M_INVALID_PARAM."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
         self._check_server(request)
-        return await self._answer(limit, request.query_text("since"), Filter())
+        return await self._answer(request, limit, request.query_text("since"), Filter())
 
     @endpoint(
         name="query_public_rooms",
@@ -112,14 +114,15 @@ class PublicRooms:
         self._check_server(request)
         if body.third_party_instance_id is not None and not body.include_all_networks:
             return json_response({"chunk": [], "total_room_count_estimate": 0})  # this server bridges no networks
-        return await self._answer(limit, body.since, wanted)
+        return await self._answer(request, limit, body.since, wanted)
 
     def _check_server(self, request: Request) -> None:
         if request.query_text("server", self._server_name) != self._server_name:
             raise not_found("This server cannot query the room directories of other servers yet")
 
-    async def _answer(self, limit: int, since: str | None, wanted: Filter) -> Response:
+    async def _answer(self, request: Request, limit: int, since: str | None, wanted: Filter) -> Response:
         direction, at = _parse(since)
+        reader = None if request.requester is None else request.requester.user_id
         keys = await self._order()
         if direction == "f":
             ahead: Sequence[_Key] = keys if at is None else [key for key in keys if key > at]
@@ -129,7 +132,7 @@ class PublicRooms:
         searched = 0
         while searched < min(len(ahead), _MAX_SEARCHED) and len(found) < limit:
             page = ahead[searched : searched + (_PAGE if _filters(wanted) else min(_PAGE, limit - len(found)))]
-            facts = {each.room_nid: each for each in (await self._facts(page))}
+            facts = {each.room_nid: each for each in (await self._facts(page, reader))}
             for key in page:
                 searched += 1
                 room = facts.get(key.room_nid)
@@ -152,8 +155,8 @@ class PublicRooms:
             body["prev_batch"] = backward.token("b")
         return json_response(body)
 
-    async def _facts(self, keys: Iterable[_Key]) -> Iterable[RoomFacts]:
-        return (await get_facts_by_nid(self._database, [key.room_nid for key in keys])).values()
+    async def _facts(self, keys: Iterable[_Key], reader: UserId | None) -> Iterable[RoomFacts]:
+        return (await get_facts_by_nid(self._database, [key.room_nid for key in keys], reader)).values()
 
     async def _order(self) -> list[_Key]:
         nids = await get_published_rooms(self._database, _MAX_PUBLISHED)

@@ -14,9 +14,10 @@ from shared.core.room_summary import SPACE, RoomFacts, SpaceChild, child_order, 
 from shared.http.endpoint import CLIENT_V1, Auth, RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
+from shared.rooms.room_facts import get_facts, get_space_children
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_room_of_alias
-from shared.storage.rooms.public_facts import get_facts, get_memberships_in, get_space_children
+from shared.storage.rooms.public_facts import get_memberships_in
 
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 100
@@ -113,7 +114,8 @@ class RoomSummaries:
             seen.add(facts.room_id)
             children: list[SpaceChild] = []
             if facts.room_type == SPACE:
-                children = [child for child in await get_space_children(self._database, facts) if child.is_valid]
+                children = await get_space_children(self._database, facts, user_id)
+                children = [child for child in children if child.is_valid]
                 children = [child for child in children if child.is_suggested or not suggested_only]
                 children.sort(key=child_order)
             yield {**room_summary(facts), "children_state": [child.stripped() for child in children]}
@@ -129,7 +131,7 @@ class RoomSummaries:
         self, room_ids: Collection[RoomId], user_id: UserId | None
     ) -> dict[RoomId, tuple[RoomFacts, str | None]]:
         """Return the rooms that the user may find, each with the user's membership."""
-        known = await get_facts(self._database, room_ids)
+        known = await get_facts(self._database, room_ids, user_id)
         needed = {each for facts in known.values() for each in (facts.room_id, *facts.allowed_rooms)}
         memberships = await get_memberships_in(self._database, needed, user_id) if needed and user_id else {}
         found = {}

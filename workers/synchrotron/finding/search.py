@@ -14,8 +14,6 @@ import msgspec
 import orjson
 
 from shared.core.errors import MatrixError, invalid_param
-from shared.core.events.event import event_from_storage
-from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import point_after
 from shared.core.identifiers import RoomId, UserId
@@ -27,6 +25,8 @@ from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
 from shared.rooms.history_tokens import format_point
+from shared.rooms.room_facts import get_facts
+from shared.rooms.room_state import state_events, state_forms, state_rows
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
@@ -35,8 +35,6 @@ from shared.storage.accounts.erased_users import get_erased_users
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import get_events_by_nid
 from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
-from shared.storage.rooms.public_facts import get_facts
-from shared.storage.rooms.state import get_current_state_events, get_keys_before, get_state_before
 from shared.storage.search.event_words import Hit, get_encrypted_rooms, search_words
 from shared.storage.user_data.account_data import get_ignored_users
 
@@ -181,7 +179,7 @@ class Search:
             if not new or len(found) > _MAX_ROOMS:
                 break
             former = set[RoomId]()
-            for facts in (await get_facts(self._database, new)).values():
+            for facts in (await get_facts(self._database, new, None)).values():
                 predecessor = facts.contents.get("m.room.create", {}).get("predecessor")
                 room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
                 if isinstance(room_id, str):
@@ -281,25 +279,23 @@ class Search:
         last = max(event.ordinal for event in events)
         keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
         profiles: dict[str, Any] = {}
-        for row in await get_keys_before(self._database, room.room_nid, last + 1, keys):
-            if row.redaction_id is not None:
+        for event in await state_events(self._database, room, keys, before=last + 1):
+            if event.redacted_because is not None:
                 continue
-            member = event_from_storage(room.version, row.json, row.event_id)
-            profile = {"displayname": display_name_of(member), "avatar_url": avatar_url_of(member)}
-            assert member.state_key is not None
-            profiles[member.state_key] = {key: value for key, value in profile.items() if value is not None}
+            member = event.content()
+            profile = {key: member.get(key) for key in ("displayname", "avatar_url")}
+            assert event.state_key is not None
+            profiles[event.state_key] = {key: value for key, value in profile.items() if isinstance(value, str)}
         return profiles
 
     async def _state(self, room: RoomView, found: Sequence[tuple[Hit, TimelineEvent]], reader: Reader) -> list[Any]:
         """Return the room's state as the user may see it. Its members are those who sent the events found."""
-        end = room.end + 1
-        if room.follows:
-            rows = await get_current_state_events(self._database, room.room_nid, members=False)
-        else:
-            rows = await get_state_before(self._database, room.room_nid, end, members=False)
+        forms = await state_forms(self._database, room)
+        state = [forms.event(row) for row in await state_rows(self._database, room, members=False)]
         senders = dict.fromkeys(event.sender for hit, event in found if hit.room_nid == room.room_nid)
-        rows = [*rows, *await get_keys_before(self._database, room.room_nid, end, [(MEMBER, one) for one in senders])]
-        return [shown_event(room.event(row), reader, room.view, room_id=room.room_id, in_state=True) for row in rows]
+        keys = [(MEMBER, sender) for sender in senders]
+        state += await state_events(self._database, room, keys, before=room.end + 1)
+        return [shown_event(event, reader, room.view, room_id=room.room_id, in_state=True) for event in state]
 
 
 def _is_while_joined(hit: Hit, membership: RoomMembership) -> bool:

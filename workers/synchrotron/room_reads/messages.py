@@ -3,11 +3,9 @@
 Spec: client-server API, "Getting events for a room".
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from shared.core.errors import MatrixError, missing_param, not_found
-from shared.core.filters import EventFilter
 from shared.core.history_point import START, point_after
 from shared.core.identifiers import RoomId
 from shared.http.endpoint import RateLimit, RoutingKey, Share
@@ -17,14 +15,12 @@ from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, parse_event_filter
 from shared.rooms.history_tokens import format_point
-from shared.rooms.room_view import RoomView, get_visible_event, open_room
+from shared.rooms.room_state import senders_members, state_after
+from shared.rooms.room_view import get_visible_event, open_room
 from shared.rooms.shown_event import Reader, matches, shown_event
-from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.timeline import get_events_by_nid, get_room_of_event
-from shared.storage.rooms.snapshots import get_keys_at_snapshots, get_state_at_event
-from shared.storage.rooms.state import get_current_state_events, get_keys_before
+from shared.storage.events.timeline import get_room_of_event
 from workers.synchrotron.room_reads.history_points import optional_point
 from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
@@ -88,7 +84,7 @@ class Messages:
         if page.more or more:
             body["end"] = format_point(*page.next_point)
         if wanted.lazy_load_members and page.events:
-            members = await strip_erased(self._database, room, await self._senders(room, page.events))
+            members = await senders_members(self._database, room, page.events)
             body["state"] = [
                 shown_event(member, reader, room.view, room_id=room.room_id, in_state=True) for member in members
             ]
@@ -118,9 +114,8 @@ class Messages:
         after = await self._pages.forward(room, point_after(event.point), min(left, limit // 2), wanted)
         last = after.events[-1] if after.events else event
         shown = [*before.events, event, *after.events]
-        state = await self._state_after(room, last, shown, wanted)
-        everything = await strip_erased(self._database, room, [*shown, *state])
-        shown, state = list(everything[: len(shown)]), list(everything[len(shown) :])
+        state = await state_after(self._database, room, last, shown, lazy=wanted.lazy_load_members)
+        shown = list(await strip_erased(self._database, room, shown))
         reader = self._reader(request)
         encoded = await shown_events(self._database, room, shown, reader)
         return json_response(
@@ -178,37 +173,6 @@ class Messages:
         event = await get_visible_event(self._database, room, request.params["eventId"])
         events = await strip_erased(self._database, room, [event])
         return json_response((await shown_events(self._database, room, events, self._reader(request)))[0])
-
-    async def _senders(self, room: RoomView, events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
-        """Return the member events of the senders, as of the latest of the events."""
-        latest = max(events, key=lambda event: event.point)
-        keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
-        # The room's line has a member event of nearly every sender. On a branch, the snapshot has the right ones.
-        rows = await get_keys_before(self._database, room.room_nid, latest.ordinal + 1, keys)
-        members = {event.key: event for event in map(room.event, rows)}
-        if latest.state_nid is not None:
-            held = await get_keys_at_snapshots(self._database, room.room_nid, [latest.state_nid], keys)
-            rows = await get_events_by_nid(self._database, room.room_nid, list(held[latest.state_nid].values()))
-            members |= {event.key: event for event in map(room.event, rows)}
-            if latest.key in members:
-                members[latest.key] = latest
-        return list(members.values())
-
-    async def _state_after(
-        self, room: RoomView, last: TimelineEvent, events: Sequence[TimelineEvent], wanted: EventFilter
-    ) -> list[TimelineEvent]:
-        """Return the state after an event. With lazy loading, its members are the senders of `events`."""
-        if last.state_nid is None and not last.back and last.ordinal >= room.record.last_ordinal:
-            members = not wanted.lazy_load_members
-            rows = await get_current_state_events(self._database, room.room_nid, members=members)
-        else:
-            rows = await get_state_at_event(self._database, room.room_nid, last.ordinal, last.state_nid)
-        state = {event.key: event for event in map(room.event, rows)}
-        if last.key is not None:
-            state[last.key] = last
-        if wanted.lazy_load_members:
-            return [each for each in state.values() if each.type != MEMBER] + await self._senders(room, events)
-        return list(state.values())
 
     def _reader(self, request: Request) -> Reader:
         return Reader.of(request.user, self._clock.now_ms())

@@ -13,27 +13,17 @@ import orjson
 from shared.core.errors import forbidden, not_found
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
-from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import EventId
 from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
-from shared.rooms.erased_events import erased_in, strip_erased, strip_state
+from shared.rooms.room_state import joined_members, members_at, state_events, state_forms, state_rows
 from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader, shown_event
-from shared.rooms.timeline_event import MEMBER, TimelineEvent
+from shared.rooms.timeline_event import TimelineEvent
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.timeline import TimelineRow, get_events_from
-from shared.storage.rooms.snapshots import get_state_at_snapshot
-from shared.storage.rooms.state import (
-    get_current_keys,
-    get_current_state_events,
-    get_joined_members,
-    get_keys_before,
-    get_member_pages,
-    get_state_before,
-)
+from shared.storage.events.timeline import TimelineRow
 from workers.synchrotron.room_reads.history_points import point_of_token
 from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
@@ -65,12 +55,9 @@ class RoomState:
     async def get_room_state(self, request: Request) -> Response:
         """GET /state. Raises M_FORBIDDEN."""
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
-        if room.follows:
-            rows = await get_current_state_events(self._database, room.room_nid)
-        else:
-            rows = await get_state_before(self._database, room.room_nid, room.end + 1)
-        encode, erased = self._encode(request, room), await erased_in(self._database, room)
-        return Response(listed(b"[", rows, lambda row: encode(strip_state(room, erased, room.event(row))), b"]"))
+        rows = await state_rows(self._database, room)
+        encode, forms = self._encode(request, room), await state_forms(self._database, room)
+        return Response(listed(b"[", rows, lambda row: encode(forms.event(row)), b"]"))
 
     @endpoint(
         name="get_room_state_event",
@@ -88,14 +75,10 @@ class RoomState:
         form = request.query_choice("format", ("content", "event"), "content")
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         key = (request.params["eventType"], request.params.get("stateKey", ""))
-        if room.follows:
-            rows = await get_current_keys(self._database, room.room_nid, [key])
-        else:
-            rows = await get_keys_before(self._database, room.room_nid, room.end + 1, [key])
-        if not rows:
+        events = await state_events(self._database, room, [key])
+        if not events:
             raise not_found("The room has no state event of this type and state key")
-        event = room.event(rows[0])
-        [event] = await strip_erased(self._database, room, [event])
+        [event] = events
         if form == "event":
             reader = self._reader(request)
             return json_response(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
@@ -120,11 +103,12 @@ class RoomState:
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         at = request.query_text("at")
         point = None if at is None else await point_of_token(self._database, self._tokens, room, at)
-        pages = self._members_at(room, room.end_point if point is None else min(point, room.end_point))
-        encode, erased = self._encode(request, room), await erased_in(self._database, room)
+        end = room.end_point if point is None else min(point, room.end_point)
+        pages = members_at(self._database, room, end, _ROWS)
+        encode, forms = self._encode(request, room), await state_forms(self._database, room)
 
         def encode_wanted(row: TimelineRow) -> bytes | None:
-            event = strip_state(room, erased, room.event(row))
+            event = forms.event(row)
             # The two parameters together are a union: GET /rooms/{roomId}/members, not_membership.
             wanted = (
                 (membership is None and not_membership is None)
@@ -154,25 +138,15 @@ class RoomState:
         if not room.is_member:
             raise forbidden("You are not a member of this room")
         joined: dict[str, Any] = {}
-        for user_id, json in await get_joined_members(self._database, room.room_nid):
-            member = event_from_storage(room.version, json, EventId("$"))
+        for user_id, json in await joined_members(self._database, room):
             # Null where unset: deployed clients fail without the keys.
-            joined[user_id] = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
+            joined[user_id] = dict.fromkeys(("display_name", "avatar_url"))
+            if json is not None:
+                member = event_from_storage(room.version, json, EventId("$"))
+                joined[user_id] = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
             if len(joined) % _PIECE == 0:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})
-
-    async def _members_at(self, room: RoomView, point: HistoryPoint) -> AsyncGenerator[Sequence[TimelineRow], None]:
-        """Yield the member events of the state at a point. An event of fetched history has a state of its own."""
-        if point.step and not point.starts_gap:
-            found = await get_events_from(self._database, room.room_nid, point, 1)
-            if found and found[0].point == point and found[0].state_nid is not None:
-                state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
-                yield [row for row in state if room.event(row).type == MEMBER]
-                return
-        async with aclosing(get_member_pages(self._database, room.room_nid, point.ordinal, _ROWS)) as pages:
-            async for page in pages:
-                yield page
 
     def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineEvent], bytes]:
         reader = self._reader(request)

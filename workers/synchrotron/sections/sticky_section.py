@@ -14,6 +14,7 @@ from shared.storage.events.sticky import StickyEvent
 from workers.synchrotron.rooms.cached_room import CachedRoom
 from workers.synchrotron.rooms.room_lookups import RoomLookups
 from workers.synchrotron.rooms.sticky_rooms import StickyRooms
+from workers.synchrotron.sections.erased_senders import ErasedSenders
 from workers.synchrotron.users.sync_user import SyncUser
 
 #: The latest sticky events of a room in one response. A user's rate limit allows seven times as many in an hour.
@@ -23,8 +24,9 @@ _MAX_EVENTS = 1000
 class StickySections:
     """Builds the sticky events of rooms."""
 
-    def __init__(self, lookups: RoomLookups, sticky: StickyRooms) -> None:
+    def __init__(self, lookups: RoomLookups, sticky: StickyRooms, erased: ErasedSenders) -> None:
         self._lookups = lookups
+        self._erased = erased
         self._sticky = sticky
 
     async def events(
@@ -55,8 +57,7 @@ class StickySections:
         latest = sorted(wanted, key=lambda one: one.ordinal)[-_MAX_EVENTS:]
         found = await self._lookups.events_by_number(room, [one.event_nid for one in latest])
         events = [found[one.event_nid] for one in latest if one.event_nid in found]
-        return [
-            shown_event(event, reader, view)
-            for event in events
-            if event.redacted_because is None and event.sender not in user.ignored_users
+        events = [
+            event for event in events if event.redacted_because is None and event.sender not in user.ignored_users
         ]
+        return [shown_event(event, reader, view) for event in await self._erased.shown(room, view, events)]

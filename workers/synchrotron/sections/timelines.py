@@ -13,7 +13,7 @@ from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from shared.storage.rooms.memberships import RoomMembership
-from workers.synchrotron.rooms.cached_room import CachedRoom
+from workers.synchrotron.rooms.cached_room import CachedRoom, StateKey
 from workers.synchrotron.rooms.room_lookups import RoomLookups
 from workers.synchrotron.sections.cached_relatives import CachedRelatives
 from workers.synchrotron.sections.erased_senders import ErasedSenders
@@ -150,6 +150,12 @@ class RoomTimelines:
             shown_event(event, reader, view, pdu=pdus.get(event.event_nid), relations=bundles.get(event.event_nid))
             for event in await self._erased.shown(room, view, timeline.shown)
         ]
+
+    async def shown_state(
+        self, room: CachedRoom, view: Viewpoint, state: Mapping[StateKey, TimelineEvent]
+    ) -> dict[StateKey, TimelineEvent]:
+        """Return state events in the forms that this reader gets."""
+        return dict(zip(state, await self._erased.shown(room, view, list(state.values())), strict=True))
 
     async def encode_state(
         self, room: CachedRoom, view: Viewpoint, state: Sequence[TimelineEvent], reader: Reader

@@ -218,7 +218,7 @@ class RoomResults:
         is_dm = build.membership.room_id in context.direct
         sent = _sent_room(build, timeline, expanded=expanded, is_dm=is_dm)
         result = RoomResult(membership=build.membership.membership, initial=known is None)
-        await self._add_facts(build, result, changes)
+        await self._add_facts(build, view, result, changes)
         if is_dm != (known is not None and known.room.is_dm):
             result.is_dm = is_dm
         if not (
@@ -345,7 +345,9 @@ class RoomResults:
                 if type_ == MEMBER:
                     sent.note(room.room_id, UserId(user_id), event.event_id)
 
-    async def _add_facts(self, build: _RoomBuild, result: RoomResult, changed: Iterable[StateKey]) -> None:
+    async def _add_facts(
+        self, build: _RoomBuild, view: Viewpoint, result: RoomResult, changed: Iterable[StateKey]
+    ) -> None:
         """Add name, avatar, heroes and member counts: all for a new room, else those that may have changed."""
         keys = set(changed)
         members_changed = result.initial or any(type_ == MEMBER for type_, _ in keys)
@@ -353,6 +355,7 @@ class RoomResults:
             return
         room, before = build.room, build.end + 1
         state = await self._lookups.keys_before(room, before, (_NAME, _AVATAR))
+        state = await self._timelines.shown_state(room, view, state)
         name, avatar = _text(state.get(_NAME), "name"), _text(state.get(_AVATAR), "url")
         for key, field, value in ((_NAME, "name", name), (_AVATAR, "avatar", avatar)):
             if (result.initial and value is not None) or key in keys:
@@ -365,6 +368,7 @@ class RoomResults:
         if summary is not None and name is None:
             heroes = heroes_for(build.context.user.user_id, summary.first)
             members = await self._lookups.keys_before(room, before, [(MEMBER, user_id) for user_id in heroes])
+            members = await self._timelines.shown_state(room, view, members)
             result.facts["heroes"] = [_hero(user_id, members.get((MEMBER, user_id))) for user_id in heroes]
 
     async def _bump_stamp(self, build: _RoomBuild) -> int:

@@ -1,5 +1,6 @@
 """Push rules and ignore lists in a persister: their memory and their work count once per user, not per room."""
 
+import asyncio
 import gc
 import time
 import tracemalloc
@@ -20,6 +21,7 @@ from tests.workers.event_persister.push_rig import HIGHLIGHT, NOTIFY, Stored, ke
 from tests.workers.event_persister.test_push import mention, send, text
 from workers.event_persister.loading import push_rules as loading
 from workers.event_persister.loading.push_rules import PushRules
+from workers.event_persister.room import room_push
 from workers.event_persister.room.known_rules import KnownUsers
 
 _SPAMMERS = tuple(UserId(f"@spammer{number}:example.org") for number in range(30_000))
@@ -146,6 +148,47 @@ async def test_change_of_one_rule_compiles_one_rule_once(
             await send(alice, room_id, text("word3"))
             assert await _counts(persister, room_id, bob.user_id) == (1, 0)
         assert compiled == ["k3"]
+
+
+async def test_changes_of_many_users_let_others_run(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next event in a room needs the rules that changed. They are compiled one after the other, with pauses."""
+    monkeypatch.setattr(room_push, "_APPLIED_AT_ONCE", 2)
+    async with event_persister(postgres.dsn) as persister:
+        alice, *others = (persister.user(name) for name in ("alice", "bob", "carol", "dan", "erin", "frank", "gil"))
+        room_id = await alice.create_room(preset="public_chat")
+        for user in others:
+            await user.act(room_id, "join")
+        words = [
+            UserRule(
+                f"r{n}",
+                [NOTIFY, HIGHLIGHT],
+                conditions=[{"kind": "event_match", "key": f"content.k{n}", "pattern": "x"}],
+            )
+            for n in range(900)
+        ]
+        for user in others:
+            await set_rules(persister, user.user_id, NO_CHANGES.with_kind("override", words))
+        gaps: list[float] = []
+
+        async def watch() -> None:
+            last = time.thread_time()
+            while True:
+                await asyncio.sleep(0)
+                now = time.thread_time()
+                gaps.append(now - last)
+                last = now
+
+        gc.disable()  # a collection takes as long as the whole work
+        try:
+            watching = asyncio.create_task(watch())
+            await send(alice, room_id, text("hello", k7="x"))
+            watching.cancel()
+        finally:
+            gc.enable()
+        assert sum(gaps) > 0.03, "the rules were compiled for this event"
+        assert max(gaps) < 0.5 * sum(gaps), "the work was done in pieces"
+        for user in others:
+            assert await _counts(persister, room_id, user.user_id) == (1, 1)
 
 
 async def test_rules_that_take_too_many_steps_are_counted_and_logged(

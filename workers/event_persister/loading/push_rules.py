@@ -115,6 +115,12 @@ class PushRules:
     async def load(self, room: LiveRoom, lacking: Lacking) -> None:
         """Read what a room lacks before events can be built."""
         push = room.state.push
+        if lacking.changed:
+            pause = _Pause()
+            for known in list(lacking.changed):
+                if not known.is_ready:
+                    await pause.after(known.compile())
+            await asyncio.sleep(0)  # the room applies some at a time
         if lacking.users:
             push.begin_reading()
             try:
@@ -162,13 +168,11 @@ class PushRules:
                 large.append(row.user_id)
             else:
                 known = found[row.user_id] = self._users.take(row.user_id, row.rules, row.ignored, row.position)
-                _ = known.rules
-                await pause.after(len(row.rules))
+                await pause.after(known.compile())
         for start in range(0, len(large), _LARGE_AT_ONCE):
             for row in await get_rules_of_users(source, large[start : start + _LARGE_AT_ONCE]):
                 known = found[row.user_id] = self._users.take(row.user_id, row.rules, row.ignored, row.position)
-                _ = known.rules
-                await pause.after(len(row.rules) + _USER_BYTES * len(row.ignored))
+                await pause.after(known.compile() + _USER_BYTES * len(row.ignored))
         return found
 
 
@@ -179,7 +183,7 @@ class _Pause:
         self._bytes = 0
 
     async def after(self, rules_bytes: int) -> None:
-        """Note the work of one user. rules_bytes: the JSON that was compiled."""
+        """Note the work of one user, which is done. rules_bytes: the JSON that was compiled."""
         self._bytes += rules_bytes + _USER_BYTES
         if self._bytes > _BYTES_AT_ONCE:
             self._bytes = 0

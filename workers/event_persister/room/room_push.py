@@ -6,8 +6,9 @@ user who comes in, the thread of an event to which a new one relates, a display 
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from shared.core.events import Event
@@ -30,6 +31,9 @@ _MAX_THREADS = 20
 #: Users with default rules who are about to come in. A new room may invite 900 at once.
 _MAX_GUESTS = 2000
 _MAX_MARKED = 100
+#: Longer display names are not looked for in messages: they would be in memory for each room.
+_MAX_NAME = 1000
+_APPLIED_AT_ONCE = 50  # changes of rules
 _POSITION_BYTES = 150
 _THREAD_BYTES = 150
 _GUEST_BYTES = 150
@@ -40,18 +44,20 @@ class Lacking:
     """The rules, names and threads that must be read before an event can be built.
 
     users: those whose rules are needed.
+    changed: rules that changed, and are not yet compiled or applied.
     names: members whose display names here are needed.
     events: those whose threads are needed.
     threads: those whose subscribers are needed.
     """
 
     users: set[UserId] = field(default_factory=set)
+    changed: Collection[KnownRules] = ()
     names: set[UserId] = field(default_factory=set)
     events: set[EventId] = field(default_factory=set)
     threads: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.users or self.names or self.events or self.threads)
+        return bool(self.users or self.changed or self.names or self.events or self.threads)
 
 
 class RoomSeen(Protocol):
@@ -124,7 +130,7 @@ class RoomPush:
         """Return what must be read before these drafts, or received events, can be built. None: nothing."""
         if self._changed:
             self._apply_changed()
-        lacking = Lacking(names=self.evaluator.unnamed)
+        lacking = Lacking(names=self.evaluator.unnamed, changed=self._changed.values())
         for draft in drafts:
             if draft.type == MEMBER:
                 if isinstance(draft.state_key, str):
@@ -195,9 +201,10 @@ class RoomPush:
             self._changed[user_id] = known
 
     def _apply_changed(self) -> None:
-        changed, self._changed = self._changed, {}
-        for user_id, known in changed.items():
-            self._set(user_id, known)
+        """Apply changes, those that take no long. `load` compiles the others, and lets others run in between."""
+        ready = (user_id for user_id, known in self._changed.items() if known.is_ready)
+        for user_id in list(islice(ready, _APPLIED_AT_ONCE)):
+            self._set(user_id, self._changed.pop(user_id))
 
     def _set(self, user_id: UserId, known: KnownRules) -> None:
         if known.position:
@@ -329,7 +336,7 @@ def _name(built: BuiltEvent, now: StateEntry | None) -> str:
 def display_name_in(content: Mapping[str, Any]) -> str:
     """Return the display name that the content of a member event gives, "" for none."""
     name = content.get("displayname")
-    return name if isinstance(name, str) else ""
+    return name if isinstance(name, str) and len(name) <= _MAX_NAME else ""
 
 
 def _no_room() -> None:

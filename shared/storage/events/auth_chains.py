@@ -63,3 +63,37 @@ async def get_auth_chain_page(
     """
     rows = await source.fetch(_PAGE, room_nid, list(event_ids), max(max_events, len(event_ids)), max_bytes)
     return [ChainEvent(*row) for row in rows]
+
+
+#: Uses the primary key, twice for each event. `chain` is evaluated only as far as the page needs rows, those of $2
+#: first.
+_EDGES = """
+    WITH RECURSIVE chain(event_nid) AS (
+        SELECT unnest($2::bigint[])
+        UNION
+        SELECT cited.event_nid FROM chain
+        JOIN events e ON e.room_nid = $1 AND e.event_nid = chain.event_nid,
+        unnest(e.auth_nids) AS cited(event_nid)
+    ), page AS (
+        SELECT event_nid FROM chain LIMIT $3
+    )
+    SELECT e.event_nid, e.auth_nids FROM page JOIN events e ON e.room_nid = $1 AND e.event_nid = page.event_nid
+"""
+#: Uses the primary key.
+_IDS = "SELECT event_nid, event_id FROM events WHERE room_nid = $1 AND event_nid = ANY($2::bigint[])"
+
+
+async def get_auth_edges(
+    source: Source, room_nid: int, event_nids: Sequence[int], *, max_events: int
+) -> list[tuple[int, list[int]]]:
+    """Return the numbers of the auth events of these events, and of as many events of their chains as the page holds.
+
+    max_events: at least the number of events. Nearer events precede those further up the chains.
+    """
+    rows = await source.fetch(_EDGES, room_nid, list(event_nids), max(max_events, len(event_nids)))
+    return [(nid, auth_nids) for nid, auth_nids in rows]
+
+
+async def get_event_ids(source: Source, room_nid: int, event_nids: Sequence[int]) -> dict[int, EventId]:
+    """Return number -> event id, for the room's events with these numbers."""
+    return {nid: EventId(event_id) for nid, event_id in await source.fetch(_IDS, room_nid, list(event_nids))}

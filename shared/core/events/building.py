@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.core.canonical_json import check_strict_numbers, encode_canonical, encode_unpadded
+from shared.core.canonical_json import check_strict_numbers, compact, encode_canonical, encode_unpadded
 from shared.core.errors import EventFormatError, MatrixError, bad_json
 from shared.core.events.event import Event, parse_event
 from shared.core.events.format import MAX_EVENT_BYTES
@@ -81,7 +81,7 @@ def _finish(version: RoomVersion, pdu: dict[str, Any], server_name: str, key: Si
         pdu["hashes"] = {"sha256": encode_unpadded(content_hash(pdu, may_hold_floats=floats))}
         covered = redacted_bytes(version, pdu, may_hold_floats=floats)
         pdu["signatures"] = {server_name: {key.key_id: encode_unpadded(key.sign(covered))}}
-        encoded = encode_canonical(pdu, may_hold_floats=floats)
+        encoded = compact(encode_canonical(pdu, may_hold_floats=floats))
         if len(encoded) > MAX_EVENT_BYTES:
             raise _too_large(f"the event has {len(encoded)} bytes; the limit is {MAX_EVENT_BYTES}")
         if version.event_id_format is EventIdFormat.ON_WIRE:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from shared.core.canonical_json import decode_json, decode_json_exactly, encode_canonical
+from shared.core.canonical_json import compact, decode_json, decode_json_exactly, encode_canonical
 from shared.core.errors import EventFormatError, MatrixError
 from shared.core.events.format import (
     check_format,
@@ -85,7 +85,7 @@ def parse_event(
         raise EventFormatError("event: must be an object")
     check_format(version, pdu)
     if encoded is None:
-        encoded = encode_canonical(pdu, may_hold_floats=not version.strict_canonical_json)
+        encoded = compact(encode_canonical(pdu, may_hold_floats=not version.strict_canonical_json))
     check_size(encoded)
     return _event_of(version, pdu, encoded, event_id or event_id_of(version, pdu))
 

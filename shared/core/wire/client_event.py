@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from shared.core.canonical_json import encode_canonical
+from shared.core.canonical_json import compact, encode_canonical
 from shared.core.events.event import Event
 from shared.core.events.redaction import redact_pdu
 from shared.core.identifiers import RoomId
@@ -58,7 +58,7 @@ def client_body(event: Event, version: RoomVersion) -> bytes:
     """Return the JSON object of `client_fields`. It is kept, and passed to `join_client_event` for each answer."""
     fields = client_fields(event, version)
     try:
-        return orjson.dumps(fields)
+        return compact(orjson.dumps(fields))
     except TypeError:  # integers beyond 64 bits in rooms of old versions
         return encode_canonical(fields)
 

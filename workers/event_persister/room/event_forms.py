@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared.core.canonical_json import encode_canonical
+from shared.core.canonical_json import compact, encode_canonical
 from shared.core.events import Event, event_from_storage, redact_pdu
 from shared.core.events.readers import membership_of
 from shared.core.identifiers import EventId, RoomId, UserId
@@ -11,7 +11,7 @@ from shared.core.room_versions import RoomVersion
 
 def redacted(version: RoomVersion, event: Event) -> Event:
     """Return the redacted form of an event."""
-    return event_from_storage(version, encode_canonical(redact_pdu(version, event.pdu)), event.event_id)
+    return event_from_storage(version, compact(encode_canonical(redact_pdu(version, event.pdu))), event.event_id)
 
 
 def membership_in(event: Event) -> str | None:

@@ -17,7 +17,9 @@ from shared.config.sections import Redis
 
 logger = logging.getLogger(__name__)
 
-_MAX_UNANSWERED = 1000  # publishes without an answer; beyond that Redis counts as away
+#: Of messages without an answer, which wait in memory if Redis is slow. Beyond that Redis counts as away.
+_MAX_UNANSWERED_BYTES = 32 << 20
+_MESSAGE_BYTES = 5_000  # a message's command and Deferreds, beside its text
 _CONNECT_TIMEOUT_S = 2
 
 
@@ -30,7 +32,7 @@ class RedisTransport:
         self._reactor = reactor
         self._publisher = _Factory(config)
         self._subscriber: _SubscriberFactory | None = None
-        self._unanswered = 0
+        self._unanswered_bytes = 0
         self._sentinels = _Sentinels(reactor, config) if config.sentinel.hosts else None
         self._publisher.startConnecting(self._endpoint())
 
@@ -41,10 +43,11 @@ class RedisTransport:
     def publish(self, channel: str, message: bytes) -> None:
         """Send a message without waiting. It is dropped while Redis is away or too slow."""
         connection = self._publisher.current
-        if connection is None or self._unanswered >= _MAX_UNANSWERED:
+        if connection is None or self._unanswered_bytes >= _MAX_UNANSWERED_BYTES:
             return
-        self._unanswered += 1
-        connection.execute_command("PUBLISH", self._prefix + channel, message).addBoth(self._answered)
+        size = _MESSAGE_BYTES + len(message)
+        self._unanswered_bytes += size
+        connection.execute_command("PUBLISH", self._prefix + channel, message).addBoth(self._answered, size)
 
     def subscribe(
         self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
@@ -70,8 +73,8 @@ class RedisTransport:
     def _endpoint(self) -> Any:
         return self._sentinels or _endpoint(self._reactor, self._config)
 
-    def _answered(self, result: Any) -> None:
-        self._unanswered -= 1  # after an error the connection is broken: readers see a gap and repair
+    def _answered(self, result: Any, size: int) -> None:
+        self._unanswered_bytes -= size  # after an error the connection is broken: readers see a gap and repair
 
 
 class _Connection(txredisapi.RedisProtocol):

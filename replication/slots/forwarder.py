@@ -8,8 +8,8 @@ Architecture page, section 3 "Wrong or no owner".
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from replication.slots.table import SlotTable
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 _GIVE_UP_AFTER_S = 5.0
 _TRY_AGAIN_AFTER_S = 0.1
-_MAX_WAITING = 2000  # requests that wait for an owner; more get 503 at once
+#: Requests that wait for an owner, by the memory that they take; more get 503 at once.
+_MAX_WAITING_BYTES = 64 << 20
+_REQUEST_BYTES = 16_000  # a request and its task, beside the body
 _MISDIRECTED = 421
 #: Headers that the owner needs unchanged.
 _PASSED_ON = (b"authorization", b"content-type", b"x-forwarded-for", b"user-agent")
@@ -40,7 +42,7 @@ class SlotForwarder:
         self._client = client
         self._clock = clock
         self._pools = pools
-        self._waiting = 0
+        self._waiting_bytes = 0
         self._held: dict[tuple[str, int], int] = {}  # the number of requests being served here, by slot
         self._parked: set[tuple[str, int]] = set()  # slots that are moving away
         self._unparked = asyncio.Event()
@@ -52,7 +54,7 @@ class SlotForwarder:
             return None
         while True:
             if (kind, slot) in self._parked:
-                await self._wait_while_parked(kind, slot)
+                await self._wait_while_parked(request, kind, slot)
             if self._table.owns(kind, slot):
                 break
             if FORWARDED not in request.headers:
@@ -134,18 +136,26 @@ class SlotForwarder:
         self._unparked.set()
         self._unparked = asyncio.Event()
 
-    async def _wait_while_parked(self, kind: str, slot: int) -> None:
-        if self._waiting >= _MAX_WAITING:
-            raise Unavailable("Too many requests wait for a slot. Try again later")
-        self._waiting += 1
+    async def _wait_while_parked(self, request: Request, kind: str, slot: int) -> None:
         try:
-            async with asyncio.timeout(_GIVE_UP_AFTER_S):
-                while (kind, slot) in self._parked:
-                    await self._unparked.wait()
+            with self._room_for(request.body):
+                async with asyncio.timeout(_GIVE_UP_AFTER_S):
+                    while (kind, slot) in self._parked:
+                        await self._unparked.wait()
         except TimeoutError as error:
             raise Unavailable(f"Slot {slot} of {kind} is moving to another process. Try again later") from error
+
+    @contextmanager
+    def _room_for(self, body: bytes) -> Iterator[None]:
+        """Count a request that waits. Raises Unavailable if those that wait take too much memory."""
+        size = _REQUEST_BYTES + len(body)
+        if self._waiting_bytes + size > _MAX_WAITING_BYTES:
+            raise Unavailable("Too many requests wait for a slot. Try again later")
+        self._waiting_bytes += size
+        try:
+            yield
         finally:
-            self._waiting -= 1
+            self._waiting_bytes -= size
 
     def _slot(self, request: Request) -> tuple[str, int | None]:
         endpoint = request.endpoint
@@ -171,10 +181,7 @@ class SlotForwarder:
         path, body: replace those of the request (such as a room id for an alias).
         Raises Unavailable when no owner answered within 5 s.
         """
-        if self._waiting >= _MAX_WAITING:
-            raise Unavailable("Too many requests wait for a slot. Try again later")
-        self._waiting += 1
-        try:
+        with self._room_for(request.body if body is None else body):
             deadline = self._clock.monotonic_s() + _GIVE_UP_AFTER_S
             while True:
                 if self._table.owns(kind, slot):
@@ -188,8 +195,6 @@ class SlotForwarder:
                     raise Unavailable(f"No process serves slot {slot} of {kind} at the moment. Try again later")
                 await asyncio.sleep(_TRY_AGAIN_AFTER_S)
                 await self._table.refresh()
-        finally:
-            self._waiting -= 1
 
     async def _ask(self, address: str, request: Request, path: bytes | None, body: bytes | None) -> Response | None:
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}

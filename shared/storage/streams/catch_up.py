@@ -113,6 +113,12 @@ THREAD_SUBSCRIPTIONS = """
     WHERE t.position > $1 ORDER BY t.position LIMIT $2
 """
 
+#: The first page of a repair has few rows, since each may have a megabyte. A page with little in it is followed by a
+#: larger one, and one with much in it by a smaller one.
+_FIRST_ROWS = 16
+_GROWTH = 4
+_PAGE_BYTES = 4 << 20
+
 #: Columns that hold rows.
 _ROWS = ("members", "push", "push_users", "push_groups")
 
@@ -123,17 +129,24 @@ async def first_page(source: Source, query: str, above: int, size: int) -> list[
 
 
 async def pages(snapshot: Connection, query: str, above: int, size: int) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the rows above a position, `size` at a time, as columns by name.
+    """Yield the rows above a position as columns by name, in pages of `size` rows at most.
 
     snapshot: a connection in a repeatable-read transaction (`Database.snapshot`).
     """
+    rows = min(size, _FIRST_ROWS)
     while True:
-        page = await first_page(snapshot, query, above, size)
+        page = await first_page(snapshot, query, above, rows)
         if page:
             yield page
-        if len(page) < size:
+        if len(page) < rows:
             return
         above = page[-1]["position"]
+        fitting = _PAGE_BYTES * rows // max(1, sum(map(_bytes_of, page)))
+        rows = max(1, min(size, rows * _GROWTH, fitting))
+
+
+def _bytes_of(row: dict[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, bytes))
 
 
 def _plain(record: asyncpg.Record) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from shared.cache.sizes import json_size
 from shared.core.errors import MatrixError, SkepError, Unavailable
 from shared.core.rows import EventRow
 from shared.metrics.persister import PersisterMetrics
@@ -41,7 +42,10 @@ logger = logging.getLogger(__name__)
 
 _MAX_BATCH_EVENTS = 256  # of one statement: more only makes the next batch wait
 _MAX_BATCH_BYTES = 4 << 20
-_MAX_WAITING_EVENTS = 20_000  # some seconds of a busy server. More get 503, which tells clients to slow down
+#: Some seconds of a busy server: 20,000 usual events. More get 503, which tells clients to slow down.
+_MAX_WAITING_BYTES = 128 << 20
+_EVENT_BYTES = 5_000  # an event with its draft and its place in the room, beside the JSON
+_SMALL_JSON_BYTES = 2_000  # of which the decoded form is part of `_EVENT_BYTES`, whatever is in it
 #: How long a statement waits for a row. Normally no other transaction writes a room's rows, and all rooms wait too.
 LOCK_WAIT_MS = 100
 _MAX_LOCK_WAITS = 10  # of one batch. What is left of it then waits apart
@@ -102,7 +106,7 @@ class Committer:
         self._metrics = metrics
         self._server_name = server_name
         self._queue: deque[Write] = deque()
-        self._waiting_events = 0
+        self._waiting_bytes = 0
         self._running: asyncio.Task[None] | None = None
         self._locked_rooms = LockedRooms(database, clock, metrics, server_name, self._lose)
         self._probing: asyncio.Task[None] | None = None
@@ -115,14 +119,15 @@ class Committer:
         """
         fault_points.reach("built")
         self._queue.append(write)
-        self._waiting_events += len(write.built)
+        write.size_bytes = sum(_event_size(built.event.encoded) for built in write.built)
+        self._waiting_bytes += write.size_bytes
         self._metrics.waiting.set(len(self._queue))
         self._start()
         fault_points.reach("submitted")
 
     def check_room_for_more(self) -> None:
-        """Raise Unavailable if too many events wait already."""
-        if self._waiting_events >= _MAX_WAITING_EVENTS:
+        """Raise Unavailable if the events that wait already take too much memory."""
+        if self._waiting_bytes + self._locked_rooms.waiting_bytes >= _MAX_WAITING_BYTES:
             raise Unavailable("The server has too many events to store. Try again later")
 
     async def finish(self) -> None:
@@ -178,10 +183,9 @@ class Committer:
         while self._queue and (not batch or (events < _MAX_BATCH_EVENTS and size < _MAX_BATCH_BYTES)):
             write = self._queue.popleft()
             batch.append(write)
+            self._waiting_bytes -= write.size_bytes
             events += len(write.built)
             size += sum(len(built.event.encoded) for built in write.built)
-        # Building again may have changed their number: an empty queue is the truth.
-        self._waiting_events = max(0, self._waiting_events - events) if self._queue else 0
         self._metrics.waiting.set(len(self._queue))
         return batch
 
@@ -292,8 +296,13 @@ class Committer:
                 self._lose(write.room, shown)
             write.fail(shown)
         self._queue.clear()
-        self._waiting_events = 0
+        self._waiting_bytes = 0
         self._locked_rooms.give_up_all()
+
+
+def _event_size(json: bytes) -> int:
+    size = _EVENT_BYTES + len(json)
+    return size if len(json) < _SMALL_JSON_BYTES else size + json_size(json)
 
 
 def _one_room(writes: Sequence[Write]) -> bool:

@@ -6,7 +6,7 @@ second lease would be one more writer in every vector and token, and its rows an
 name each other as `prior`. Also, nothing is tried blindly here. A room's rows are probed without waiting (SKIP LOCKED)
 until they are free. Only then its writes go into a statement of their own.
 
-Limits: events per room and in all, rooms, and time. A room beyond them is given up, and its clients get 503.
+Limits: events and bytes per room and in all, rooms, and time. A room beyond them is given up, and its clients get 503.
 """
 
 from collections import deque
@@ -28,6 +28,8 @@ GIVE_UP_AFTER_S = 10.0
 _RETRY_AFTER_S = 5.0
 _MAX_EVENTS_OF_ROOM = 1000
 _MAX_EVENTS = 10_000
+_MAX_BYTES_OF_ROOM = 16 << 20
+_MAX_BYTES = 64 << 20
 _MAX_ROOMS = 1000
 #: A room that is still locked is probed again after this part of the time that it has waited, at most a second: each
 #: probe is a statement with a commit of its own, beside all other writes.
@@ -55,6 +57,7 @@ class _LockedRoom:
     since: float
     writes: deque[Write] = field(default_factory=deque)
     events: int = 0
+    bytes: int = 0
     trying: bool = False
     pause_s: float = 0.0
     not_before: float = 0.0
@@ -78,14 +81,15 @@ class LockedRooms:
         self._give_up = give_up
         self._rooms: dict[int, _LockedRoom] = {}
         self._events = 0
+        self._bytes = 0
         self.free: deque[int] = deque()  # rooms whose rows were seen free, to be tried
 
     def __len__(self) -> int:
         return len(self._rooms)
 
     @property
-    def waiting_events(self) -> int:
-        return self._events
+    def waiting_bytes(self) -> int:
+        return self._bytes
 
     async def find_locked(self, batch: EventBatch) -> set[int]:
         """Return the locked rooms of a batch that met a lock; all of its rooms if the probe fails."""
@@ -133,7 +137,10 @@ class LockedRooms:
         waiting.writes.append(write)
         waiting.events += len(write.built)
         self._events += len(write.built)
-        if waiting.events > _MAX_EVENTS_OF_ROOM or self._events > _MAX_EVENTS:
+        waiting.bytes += write.size_bytes
+        self._bytes += write.size_bytes
+        is_too_much = waiting.bytes > _MAX_BYTES_OF_ROOM or self._bytes > _MAX_BYTES
+        if is_too_much or waiting.events > _MAX_EVENTS_OF_ROOM or self._events > _MAX_EVENTS:
             self._fail(waiting, "Too many events of this room wait to be stored. Try again later")
 
     async def probe(self) -> None:
@@ -170,7 +177,8 @@ class LockedRooms:
         writes = list(waiting.writes)
         waiting.writes.clear()
         self._events -= waiting.events
-        waiting.events = 0
+        self._bytes -= waiting.bytes
+        waiting.events = waiting.bytes = 0
         return writes
 
     def end_try(self, room_nid: int) -> None:
@@ -191,8 +199,10 @@ class LockedRooms:
     def _fail(self, waiting: _LockedRoom, why: str) -> None:
         rooms = {write.room for write in waiting.writes}
         self._events -= waiting.events
+        self._bytes -= waiting.bytes
         waiting.writes.clear()
-        waiting.events, waiting.since = 0, self._clock.monotonic_s()
+        waiting.events = waiting.bytes = 0
+        waiting.since = self._clock.monotonic_s()
         for room in rooms:
             if not room.lost or room.writes:
                 self._metrics.given_up.inc()

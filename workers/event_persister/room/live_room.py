@@ -37,6 +37,7 @@ class Write:
     done: the event ids, once they are stored.
     key: of the client's transaction.
     built: the events with their places on the room's pending layer. Replaced when they are built again.
+    size_bytes: the memory that they take while they wait, set by the committer.
     """
 
     room: "LiveRoom"
@@ -46,6 +47,7 @@ class Write:
     key: bytes | None = None
     new_room: NewRoom | None = None
     built: list[BuiltEvent] = field(default_factory=list)
+    size_bytes: int = 0
 
     @property
     def is_stored(self) -> bool:

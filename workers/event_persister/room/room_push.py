@@ -35,8 +35,8 @@ _MAX_MARKED = 100
 _MAX_NAME = 1000
 _APPLIED_AT_ONCE = 50  # changes of rules
 _POSITION_BYTES = 150
-_THREAD_BYTES = 150
-_GUEST_BYTES = 150
+_THREAD_BYTES = 350
+_GUEST_BYTES = 250
 
 
 @dataclass(slots=True)
@@ -87,11 +87,13 @@ class RoomPush:
     @property
     def size_bytes(self) -> int:
         """About how much memory this takes."""
+        subscribers = 0 if self._subscribers is None else self._subscribers.size_bytes
         return (
             self.evaluator.size_bytes
             + _POSITION_BYTES * len(self._positions)
             + _THREAD_BYTES * len(self._threads)
             + _GUEST_BYTES * len(self._guests)
+            + subscribers
         )
 
     @property

@@ -8,6 +8,7 @@ follow one another without waiting for each other's commit. The committed layer 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from shared.cache.sizes import json_size
 from shared.core.event_checks import PolicyServer
 from shared.core.events import Event
 from shared.core.events.format import MAX_PREV_EVENTS
@@ -53,9 +54,9 @@ KEPT_TYPES = frozenset(
     }
 )
 
-#: Measured with tracemalloc: a state entry with its key and ids; an event's object beside its JSON.
+#: Measured with tracemalloc: a state entry with its key and ids; an event's object with the usual parts of a PDU.
 _ENTRY_BYTES = 450
-_EVENT_BYTES = 3000
+_EVENT_BYTES = 2500
 _HASH_BYTES = 150
 _CHANGE_BYTES = 300
 
@@ -88,6 +89,7 @@ class RoomState:
         self._entries = entries
         self._pending_entries: dict[StateKey, StateEntry | None] = {}
         self._events = events
+        self._events_bytes = sum(map(_event_size, events.values()))
         self._pending_events: dict[int, Event] = {}
         self._pending_built: dict[EventId, BuiltEvent] = {}
         self._levels: tuple[int, PowerLevels] | None = None
@@ -249,7 +251,7 @@ class RoomState:
         """Keep a stored event that was missing, or a state event that was read."""
         self.keep_hash(event)
         if event.is_state and event.type != MEMBER:
-            self._events[event_nid] = event
+            self._put_event(event_nid, event)
 
     # -- other states than the current one
 
@@ -359,7 +361,7 @@ class RoomState:
         """About how much memory this takes."""
         return (
             _ENTRY_BYTES * len(self._entries)
-            + sum(_EVENT_BYTES + len(event.encoded) for event in self._events.values())
+            + self._events_bytes
             + _HASH_BYTES * len(self._hashes)
             + _CHANGE_BYTES * len(self._changes)
             + self.push.size_bytes
@@ -381,14 +383,23 @@ class RoomState:
         else:
             self._entries[key] = now
             if now.event_nid == built.event_nid and key[0] != MEMBER:
-                self._events[now.event_nid] = event
+                self._put_event(now.event_nid, event)
         if key in self._pending_entries and self._pending_entries[key] == now:
             del self._pending_entries[key]
-        if before is not None:
-            self._events.pop(before.event_nid, None)
+        if before is not None and (gone := self._events.pop(before.event_nid, None)) is not None:
+            self._events_bytes -= _event_size(gone)
 
     def _redact(self, event_nid: int) -> None:
         event = self._events.get(event_nid)
         if event is not None:
-            self._events[event_nid] = redacted(self._version, event)
+            self._put_event(event_nid, redacted(self._version, event))
             self._levels = None
+
+    def _put_event(self, event_nid: int, event: Event) -> None:
+        former = self._events.get(event_nid)
+        self._events[event_nid] = event
+        self._events_bytes += _event_size(event) - (0 if former is None else _event_size(former))
+
+
+def _event_size(event: Event) -> int:
+    return _EVENT_BYTES + len(event.encoded) + json_size(event.encoded)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.cache.byte_budget import ByteBudgetCache
+from shared.cache.sizes import optional_size, text_size
 from shared.core.errors import MatrixError, SkepError, Unavailable
 from shared.core.identifiers import UserId
 from shared.core.rows import SessionRow
@@ -35,7 +36,9 @@ _READ_EVERY_S = 0.3
 _IN_USE_S = 5.0  # tokens that were last used this long ago are no longer confirmed
 _LAST_SEEN_EVERY_S = 30.0
 _LAST_SEEN_BATCH = 500
-_MAX_LAST_SEEN = 50_000  # devices waiting to be stored; more are dropped, which loses only a display value
+#: Of last uses of devices that wait to be stored. Further ones are dropped, which loses only a display value.
+_LAST_SEEN_BUDGET_BYTES = 16 << 20
+_LAST_SEEN_BYTES = 330  # without the ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class TokenAuthenticator:
         self._loads: dict[bytes, _Load] = {}  # the latest of each token
         self._running: set[_Load] = set()
         self._last_seen: dict[tuple[str, str], LastSeen] = {}
+        self._last_seen_bytes = 0
 
     async def authenticate(self, token: str | None, request: Request) -> Requester:
         """Return the requester that a token belongs to.
@@ -173,6 +177,7 @@ class TokenAuthenticator:
             for seen in batch:
                 if self._last_seen.get((seen.user_id, seen.device_id)) is seen:
                     del self._last_seen[seen.user_id, seen.device_id]
+                    self._last_seen_bytes -= _last_seen_size(seen.user_id, seen.device_id)
 
     async def _accepted(self, token_hash: bytes) -> _Known:
         """Return the token's state of less than a second ago. Raises M_UNKNOWN_TOKEN, Unavailable."""
@@ -229,7 +234,7 @@ class TokenAuthenticator:
     def _remember(self, token_hash: bytes, known: _Known) -> None:
         user_id = known.requester.user_id
         self._by_user.setdefault(user_id, set()).add(token_hash)
-        size = _ENTRY_BYTES + len(user_id) + len(known.requester.device_id or "")
+        size = _ENTRY_BYTES + optional_size(user_id, known.requester.device_id)
         for gone in self._cache.put(token_hash, known, size):
             self._drop_from_index(gone.requester.token_hash, gone.requester.user_id)
 
@@ -245,9 +250,13 @@ class TokenAuthenticator:
                 del self._by_user[user_id]
 
     def _note_use(self, requester: Requester, address: str, now_ms: int) -> None:
-        if requester.device_id is None or len(self._last_seen) >= _MAX_LAST_SEEN:
+        if requester.device_id is None:
             return
         key = requester.user_id, requester.device_id
+        if key not in self._last_seen:
+            if self._last_seen_bytes >= _LAST_SEEN_BUDGET_BYTES:
+                return
+            self._last_seen_bytes += _last_seen_size(*key)
         self._last_seen[key] = LastSeen(*key, now_ms, address)
 
 
@@ -261,6 +270,10 @@ def _known(session: Session, token_hash: bytes, asked_s: float) -> _Known:
         device_created_ms=session.device_created_ms or 0,
     )
     return _Known(requester, session.expires_ms, session.refresh_hash is not None, asked_s)
+
+
+def _last_seen_size(user_id: str, device_id: str) -> int:
+    return _LAST_SEEN_BYTES + text_size(user_id) + text_size(device_id)
 
 
 def _unknown_token(*, soft_logout: bool) -> MatrixError:

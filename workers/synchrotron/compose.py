@@ -92,7 +92,7 @@ def compose(foundation: Foundation) -> Worker:
     users = UserCache(reads, wait_for, config.caches.users_bytes, metrics, switches)
     typing = TypingRooms()
     sticky = StickyRooms(enabled=has_sticky)
-    traits = RoomTraitsCache(reads)
+    traits = RoomTraitsCache(reads, room_share_bytes * 2)
     present = PresenceMemory()
     notifier = Notifier(metrics)
     watchers = RoomWatchers()
@@ -161,7 +161,7 @@ def compose(foundation: Foundation) -> Worker:
         ),
         tokens=tokens,
         notifier=notifier,
-        filters=Filters(reads),
+        filters=Filters(reads, config.caches.users_bytes // 4),
         lazy_members=LazyMembers(answer_share_bytes),
         initial_syncs=initial_syncs,
         reports=reports,
@@ -186,7 +186,7 @@ def compose(foundation: Foundation) -> Worker:
             reads=reads,
             clock=clock,
         ),
-        connections=Connections(reads, config.caches.users_bytes // 4, clock),
+        connections=Connections(reads, config.caches.users_bytes, clock),
         extensions=Extensions(
             [
                 ToDevice(devices, tokens),

@@ -19,6 +19,7 @@ DUMMY = "org.matrix.dummy_event"
 
 _ROW_BYTES = 350
 _PART_BYTES = 120  # per group or user
+_TOTAL_BYTES = 350  # with its thread id, which may have 255 bytes
 _KEPT_TOTALS = 500  # groups and threads whose latest total is kept; for any other the next row needs a query
 
 
@@ -103,14 +104,20 @@ class CountedRows:
         self.first_ordinal = last_ordinal + 1
         self.last_ordinal = last_ordinal
         self._rows: list[CountedRow] = []
+        self._rows_bytes = 0
         #: The running total of highlights by group and thread, least recently counted first.
         self._totals: OrderedDict[tuple[int, str], int] = OrderedDict()
 
-    def add(self, row: EventRow, *, accepted: bool) -> int:
-        """Add the next event and return the bytes that it takes. An event that is not accepted counts nothing."""
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it takes."""
+        return self._rows_bytes + _TOTAL_BYTES * len(self._totals)
+
+    def add(self, row: EventRow, *, accepted: bool) -> None:
+        """Add the next event. An event that is not accepted counts nothing."""
         self.last_ordinal = row.ordinal
         if not accepted:
-            return 0
+            return
         counted = CountedRow(
             ordinal=row.ordinal,
             thread_id=row.thread_id,
@@ -131,7 +138,7 @@ class CountedRows:
         while len(self._totals) > _KEPT_TOTALS:
             self._totals.popitem(last=False)
         self._rows.append(counted)
-        return counted.size_bytes
+        self._rows_bytes += counted.size_bytes
 
     def set_total(self, group: int, thread_id: str, ordinal: int, highlights: int) -> None:
         """Set a group's total of highlights in a thread up to an ordinal, as Postgres has it."""
@@ -145,13 +152,12 @@ class CountedRows:
                 return
         self._totals.setdefault((group, thread_id), highlights)
 
-    def trim(self, first_ordinal: int) -> int:
-        """Evict the events before an ordinal and return the bytes that they took."""
+    def trim(self, first_ordinal: int) -> None:
+        """Evict the events before an ordinal."""
         place = bisect_left(self._rows, first_ordinal, key=_ordinal)
-        freed = sum(row.size_bytes for row in self._rows[:place])
+        self._rows_bytes -= sum(row.size_bytes for row in self._rows[:place])
         del self._rows[:place]
         self.first_ordinal = max(self.first_ordinal, first_ordinal)
-        return freed
 
     def has_from(self, ordinal: int) -> bool:
         """Return True if all events from an ordinal (inclusive) on are here."""

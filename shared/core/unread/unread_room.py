@@ -23,7 +23,7 @@ from shared.core.unread.counts import Count, RoomCounts
 MAIN = ""
 _NONE = Count(0, 0)
 _OBJECT_BYTES = 700
-_THREAD_BYTES = 200
+_THREAD_BYTES = 340  # with the thread's id, which may have 255 bytes
 
 
 def receipt_thread(thread_id: str) -> str | None:
@@ -190,4 +190,5 @@ class UnreadRoom:
 
     @property
     def size_bytes(self) -> int:
-        return _OBJECT_BYTES + _THREAD_BYTES * (len(self._marks) + len(self._counts) + len(self._totals))
+        threads = len(self._marks) + len(self._counts) + len(self._totals) + len(self._reads)
+        return _OBJECT_BYTES + _THREAD_BYTES * threads

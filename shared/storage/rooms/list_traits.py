@@ -13,6 +13,7 @@ from shared.storage.engine.pool import Source
 
 CREATE, ENCRYPTION, NAME = "m.room.create", "m.room.encryption", "m.room.name"
 TRAIT_TYPES = (CREATE, ENCRYPTION, NAME)
+_MAX_TEXT_CHARS = 500  # of a name or type: the rest of a longer one, up to 64 KB, is neither kept nor searched
 
 #: Uses the primary key of rooms and events_room_nid_ordinal_key.
 _LAST = """
@@ -91,4 +92,4 @@ async def get_rooms_once_joined(source: Source, user_id: UserId, room_nids: Coll
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return value[:_MAX_TEXT_CHARS] if isinstance(value, str) else None

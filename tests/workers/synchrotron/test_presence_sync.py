@@ -358,12 +358,12 @@ async def test_devices_are_reported_every_25_seconds_and_when_they_change() -> N
     assert [one[0] for one in await due()] == ["one"]
     assert await due() == []
     clock.advance(26)
-    assert await due() == [] and reports._count == 0  # disconnected, and forgotten
-    assert PresenceReports(owners, clock, enabled=False)._count == 0
+    assert await due() == [] and reports.size_bytes == 0  # disconnected, and forgotten
+    assert PresenceReports(owners, clock, enabled=False).size_bytes == 0
 
 
 async def test_reported_devices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_DEVICES", 3)
+    monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_BYTES", 1_000)
     monkeypatch.setattr("workers.synchrotron.presence.reports._BATCH", 2)
     owners = _Owners()
     reports = PresenceReports(owners, MockClock(), enabled=True)
@@ -372,7 +372,7 @@ async def test_reported_devices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
             pass
     await reports.report_due()
     assert [len(devices) for _, devices in owners.reports] == [2, 1]
-    assert reports._count == 3
+    assert 1_000 <= reports.size_bytes < 1_500
     disabled = PresenceReports(owners, MockClock(), enabled=False)
     with disabled.syncing("@a:x", "D", ""):
-        assert disabled._count == 0
+        assert disabled.size_bytes == 0

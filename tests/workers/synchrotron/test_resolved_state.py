@@ -392,6 +392,6 @@ async def test_room_that_no_request_needs_is_evicted(postgres: TestDatabase) -> 
             await room.write(ALICE)
         assert len(follows.cache._rooms) == 1
         await room.write(ALICE)
-        assert (len(follows.cache._rooms), follows.cache._bytes) == (0, 0)
+        assert (len(follows.cache._rooms), follows.cache.size_bytes) == (0, 0)
         read = await follows.cache.get(room.room_id)
         assert read is not None and TOPIC not in {key for key, held in read.state.items() if held.event}

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from shared.cache.byte_budget import OWNED_ENTRY_BYTES, SharedBudgetCache
+from shared.cache.sizes import deep_size, text_size
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.filters import Filter, parse_filter
@@ -11,9 +13,9 @@ from shared.http.request import Request
 from shared.storage.engine.pool import Source
 from shared.storage.user_data.account_data import get_filter_json
 
-_MAX_FILTERS = 10_000
-_MAX_INLINE = 500  # clients of one kind send the same filter
-_MAX_INLINE_CHARS = 2_000
+_MAX_INLINE_CHARS = 2_000  # of an inline filter that is kept: clients of one kind send the same short one
+_ID_KEY_BYTES = 100  # the pair of a user id, which the user's session has in memory, and a number
+_SHARES = 8  # of the budget: what the filters of one user may take is one of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,17 @@ class SyncRequest:
 
 
 class Filters:
-    """Filters by id and inline filters, each parsed once."""
+    """Filters by id and inline filters, each parsed once as long as it is kept.
 
-    def __init__(self, reads: Source) -> None:
+    A user's filters take an eighth of `budget_bytes` at most. One that is larger than that is parsed for each request.
+    """
+
+    def __init__(self, reads: Source, budget_bytes: int) -> None:
         self._reads = reads
-        self._parsed: dict[tuple[str, int], Filter] = {}
-        self._inline: dict[str, Filter] = {}
+        #: By (user id, filter id), or by the text of an inline filter.
+        self._parsed: SharedBudgetCache[tuple[str, int] | str, Filter] = SharedBudgetCache(
+            budget_bytes, budget_bytes // _SHARES
+        )
 
     async def get(self, user_id: UserId, text: str | None) -> Filter:
         """Return the filter of a query parameter, which is an id, JSON or absent.
@@ -50,15 +57,13 @@ class Filters:
         """
         if not text:
             return _EVERYTHING
-        known = self._inline.get(text)
+        known = self._parsed.get(text)
         if known is not None:
             return known
         if text.lstrip().startswith("{"):
             known = parse_filter(decode_json(text.encode()))
             if len(text) <= _MAX_INLINE_CHARS:
-                if len(self._inline) >= _MAX_INLINE:
-                    self._inline.pop(next(iter(self._inline)))
-                self._inline[text] = known
+                self._keep(text, known, user_id)
             return known
         if not (text.isascii() and text.isdigit() and len(text) <= 18):
             raise invalid_param("filter must be JSON or the id of a filter of this user")
@@ -69,10 +74,12 @@ class Filters:
             if json is None:
                 raise invalid_param("filter must be JSON or the id of a filter of this user")
             known = parse_filter(decode_json(json))
-            if len(self._parsed) >= _MAX_FILTERS:
-                self._parsed.pop(next(iter(self._parsed)))
-            self._parsed[key] = known
+            self._keep(key, known, user_id)
         return known
+
+    def _keep(self, key: tuple[str, int] | str, parsed: Filter, user_id: UserId) -> None:
+        key_bytes = text_size(key) if isinstance(key, str) else _ID_KEY_BYTES
+        self._parsed.put(key, parsed, OWNED_ENTRY_BYTES + key_bytes + deep_size(parsed), user_id)
 
 
 _EVERYTHING = Filter()

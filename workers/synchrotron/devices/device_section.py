@@ -96,7 +96,7 @@ class DeviceSections:
             seq = self._users.seq
             counts = await get_key_counts(self._reads, user.user_id, device_id)
             if memory.keys_changed <= seq:
-                memory.keys = counts
+                user.devices.set_keys(memory, counts)
         if span.since_seq is not None:
             changed = memory.keys_changed > span.since_seq
         else:

@@ -18,13 +18,13 @@ from shared.rooms.timeline_event import MEMBER
 from shared.runtime.clock import Clock
 from shared.storage.encryption.device_lists import get_joined_rooms_of
 from shared.storage.engine.pool import Source
-from workers.synchrotron.presence.memory import PresenceMemory
+from workers.synchrotron.presence.memory import PresenceMemory, row_size
 from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.notifier import Notifier
 
 _INTERVAL_S = 1.0
 _BATCH = 200  # users whose rooms one query reads
-_MAX_PENDING = 50_000
+_MAX_PENDING_BYTES = 32 << 20  # of rows; later ones are dropped, and shown with the user's next change
 _MAX_WOKEN = 50  # users woken by one change
 
 
@@ -41,6 +41,7 @@ class PresenceFeed:
         self._clock = clock
 
         self._pending: dict[UserId, PresenceRow] = {}
+        self._pending_bytes = 0
         self._expired: set[UserId] = set()  # the pending users whose presence expired here, without a row
         self._has_pending = asyncio.Event()
         self._settling = asyncio.Lock()
@@ -48,10 +49,10 @@ class PresenceFeed:
     def apply(self, rows: Sequence[PresenceRow]) -> None:
         for row in rows:
             if row.user_id in self._pending:
-                self._pending[row.user_id] = row
+                self._put(row)
                 self._expired.discard(row.user_id)
-            elif not self._memory.refresh(row) and len(self._pending) < _MAX_PENDING:
-                self._pending[row.user_id] = row
+            elif not self._memory.refresh(row) and self._pending_bytes < _MAX_PENDING_BYTES:
+                self._put(row)
         if self._pending:
             self._has_pending.set()
 
@@ -85,7 +86,7 @@ class PresenceFeed:
             self._has_pending.clear()
             for row in self._memory.pop_expired(self._clock.now_ms()):
                 if row.user_id not in self._pending:
-                    self._pending[row.user_id] = row
+                    self._put(row)
                     self._expired.add(row.user_id)
             if self._pending:
                 await self.settle()
@@ -112,8 +113,14 @@ class PresenceFeed:
             self._has_pending.set()
         self._notifier.wake(woken)
 
+    def _put(self, row: PresenceRow) -> None:
+        former = self._pending.get(row.user_id)
+        self._pending_bytes += row_size(row) - (row_size(former) if former is not None else 0)
+        self._pending[row.user_id] = row
+
     def _change(self, user_id: UserId, rooms: Iterable[RoomId]) -> Collection[UserId]:
         row = self._pending.pop(user_id)
+        self._pending_bytes -= row_size(row)
         expired = user_id in self._expired
         self._expired.discard(user_id)
         with_readers = [RoomId(sys.intern(room_id)) for room_id in rooms if self._users.readers_in(room_id)]

@@ -8,11 +8,16 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from shared.cache.sizes import optional_size, text_size
 from shared.core.identifiers import RoomId, UserId
 from shared.core.presence import ACTIVE_FOR_MS, OFFLINE
 from shared.core.rows import PresenceRow
 
-_MAX_USERS = 50_000  # about 1 KB each; beyond that the users with the oldest changes are dropped
+#: Beyond that the users with the oldest changes are dropped. Names, pictures and status messages may take 8 KB a user.
+_MAX_BYTES = 48 << 20
+_ROW_BYTES = 330
+_KNOWN_BYTES = 320
+_ROOM_BYTES = 8  # room ids are interned: one object for all users
 #: How long a user's presence outlives the process that wrote it, or that process's ownership of the user's slot.
 #: By then the new owner has written it again, or the user no longer syncs.
 WITHDRAWN_FOR_MS = 60_000
@@ -36,6 +41,7 @@ class PresenceMemory:
 
     def __init__(self) -> None:
         self._users: OrderedDict[UserId, KnownPresence] = OrderedDict()
+        self.size_bytes = 0
         #: The users whose row was withdrawn, and when.
         self._withdrawn: dict[UserId, int] = {}
 
@@ -58,24 +64,29 @@ class PresenceMemory:
             return row.state == OFFLINE and (row.status_msg, row.displayname, row.avatar_url) == (None, None, None)
         if _shown(known.row) != _shown(row):
             return False
+        self.size_bytes += row_size(row) - row_size(known.row)
         known.row = row
         self._withdrawn.pop(row.user_id, None)
         return True
 
     def change(self, row: PresenceRow, seq: int, rooms: Iterable[RoomId], *, expired: bool = False) -> None:
         """Apply a row that changes what clients see."""
-        self._users.pop(row.user_id, None)
+        if (former := self._users.pop(row.user_id, None)) is not None:
+            self.size_bytes -= _size(former)
         self._withdrawn.pop(row.user_id, None)
-        self._users[row.user_id] = KnownPresence(row, seq, tuple(rooms), expired)
-        if len(self._users) > _MAX_USERS:
-            oldest, _ = self._users.popitem(last=False)
+        known = self._users[row.user_id] = KnownPresence(row, seq, tuple(rooms), expired)
+        self.size_bytes += _size(known)
+        while self.size_bytes > _MAX_BYTES:
+            oldest, gone = self._users.popitem(last=False)
             self._withdrawn.pop(oldest, None)
+            self.size_bytes -= _size(gone)
 
     def move(self, user_id: UserId, room_id: RoomId, membership: str, seq: int) -> None:
         """Apply a join, after which the room's members need the user's presence, or a leave."""
         known = self._users.get(user_id)
         if known is None or (membership == "join") == (room_id in known.rooms):
             return
+        self.size_bytes += _ROOM_BYTES if membership == "join" else -_ROOM_BYTES
         if membership == "join":
             known.rooms, known.seq = (*known.rooms, room_id), seq
             self._users.move_to_end(user_id)
@@ -116,6 +127,15 @@ class PresenceMemory:
             if known.seq <= seq:
                 return
             yield known
+
+
+def row_size(row: PresenceRow) -> int:
+    """Return the memory that a row takes."""
+    return _ROW_BYTES + text_size(row.user_id) + optional_size(row.status_msg, row.displayname, row.avatar_url)
+
+
+def _size(known: KnownPresence) -> int:
+    return _KNOWN_BYTES + _ROOM_BYTES * len(known.rooms) + row_size(known.row)
 
 
 def _shown(row: PresenceRow) -> tuple[object, ...]:

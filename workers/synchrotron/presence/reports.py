@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from replication.calls.presence import DevicePresence
+from shared.cache.sizes import text_size
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.identifiers import UserId
 from shared.core.presence import LAPSES_AFTER_MS, OFFLINE, ONLINE, UNSET
@@ -28,7 +29,8 @@ _REPORT_INTERVAL_S = 25.0
 _CHECK_INTERVAL_S = 1.0
 _GATHER_S = 0.05  # changes within this time share a call
 _BATCH = 500  # devices in one call
-_MAX_DEVICES = 50_000  # about 400 bytes each; further devices are not reported
+_MAX_BYTES = 32 << 20  # of devices; further ones are not reported
+_DEVICE_BYTES = 330  # with its places in the dictionaries and the queue, without its ids
 
 
 class OwnerCalls(Protocol):
@@ -69,7 +71,7 @@ class PresenceReports:
         self._clock = clock
         self._enabled = enabled
         self._users: dict[UserId, dict[str, _Device]] = {}
-        self._count = 0
+        self.size_bytes = 0
         self._changed: set[_Device] = set()
         self._queue: list[tuple[float, int, _Device]] = []  # reported devices by the time of their next check
         self._numbers = itertools.count()  # orders devices with the same time
@@ -175,12 +177,12 @@ class PresenceReports:
         devices = self._users.setdefault(user_id, {})
         device = devices.get(device_id)
         if device is None:
-            if self._count >= _MAX_DEVICES:
+            if self.size_bytes >= _MAX_BYTES:
                 if not devices:
                     del self._users[user_id]
                 return None
             device = devices[device_id] = _Device(user_id, device_id, set_presence, slot_of(user_id))
-            self._count += 1
+            self.size_bytes += _size(device)
             device.active_s = now_s if set_presence in (UNSET, ONLINE) else None
             self._note_change(device)
         elif set_presence == OFFLINE != device.set_presence and self._is_connected(device, now_s):
@@ -211,7 +213,7 @@ class PresenceReports:
         del devices[device.device_id]
         if not devices:
             del self._users[device.user_id]
-        self._count -= 1
+        self.size_bytes -= _size(device)
 
     def _note_new_owners(self) -> None:
         owners = [self._calls.owner(slot) for slot in range(SLOTS)]
@@ -221,6 +223,10 @@ class PresenceReports:
         self._owners = owners
         for devices in self._users.values():
             self._changed.update(device for device in devices.values() if device.slot in moved)
+
+
+def _size(device: _Device) -> int:
+    return _DEVICE_BYTES + text_size(device.user_id) + text_size(device.device_id)
 
 
 def _as_reported(device: _Device, now_s: float) -> DevicePresence:

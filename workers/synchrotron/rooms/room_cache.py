@@ -34,6 +34,7 @@ ROOMS_PER_READ = 20
 _LOAD_ATTEMPTS = 3
 #: Rows kept for a room that no request needs. With more of them the room is evicted.
 _MAX_PENDING_ROWS = 20
+_PENDING_ROW_BYTES = 1_000  # without the JSON
 
 
 class _Loading:
@@ -66,7 +67,8 @@ class RoomCache:
         self._loading: dict[RoomId, _Loading] = {}
         #: By room whose state changes must be read: the resolved row and all rows after it.
         self._pending: dict[str, list[EventRow]] = {}
-        self._bytes = 0
+        #: The sum of the rooms' sizes, with their pending rows.
+        self.size_bytes = 0
 
     # -- rows
 
@@ -80,13 +82,12 @@ class RoomCache:
         if row.resolved or (self._pending and row.room_id in self._pending):
             self._keep_pending(room, row)
             return
-        size_bytes = room.size_bytes
         try:
             _apply(room, row)
         except OutOfStep:
             self._evict(room.room_id, "out of step")
             return
-        self._account(room.size_bytes - size_bytes)
+        self._account(room)
 
     def _keep_pending(self, room: CachedRoom, row: EventRow) -> None:
         if row.ordinal <= room.last_ordinal:
@@ -95,6 +96,8 @@ class RoomCache:
         rows.append(row)
         if len(rows) > _MAX_PENDING_ROWS:
             self._evict(room.room_id, "behind")
+            return
+        self._account(room)
 
     def membership_in_memory(self, room_id: RoomId, user_id: UserId) -> str | None:
         """Return the user's membership as of the rows applied so far; None if it is not in memory."""
@@ -114,9 +117,8 @@ class RoomCache:
         if loading is not None:
             loading.receipts.append(record)
         if room is not None:
-            size_bytes = room.size_bytes
             room.apply_receipt(record)
-            self._account(room.size_bytes - size_bytes)
+            self._account(room)
 
     # -- whole rooms
 
@@ -185,10 +187,9 @@ class RoomCache:
 
     def add_members(self, room: CachedRoom, rows: Sequence[HeldRow], *, complete: bool) -> None:
         """Add current member events to a room. complete: these are all of the room."""
-        size_bytes = room.size_bytes
         room.add_members(held_events(room, rows, {}), complete=complete)
         if self._rooms.get(room.room_id) is room:
-            self._account(room.size_bytes - size_bytes)
+            self._account(room)
 
     async def _load(self, room_id: RoomId, loading: _Loading) -> None:
         self._metrics.room_misses.inc()
@@ -204,7 +205,7 @@ class RoomCache:
         del self._loading[room_id]
         if room is not None:
             self._rooms[room_id] = room
-            self._account(room.size_bytes)
+            self._account(room)
         loading.done.set_result(room)
 
     async def _load_and_update(self, room_id: RoomId, loading: _Loading) -> CachedRoom | None:
@@ -245,14 +246,20 @@ class RoomCache:
 
     # -- the budget
 
-    def _account(self, difference_bytes: int) -> None:
-        self._bytes += difference_bytes
-        while self._bytes > self._budget and len(self._rooms) > 1:
+    def _account(self, room: CachedRoom) -> None:
+        """Count a room of the cache that is new or has changed, and evict others if need be."""
+        before_bytes, room.counted_bytes = room.counted_bytes, room.size_bytes
+        if self._pending and room.room_id in self._pending:
+            room.counted_bytes += sum(_PENDING_ROW_BYTES + len(row.json) for row in self._pending[room.room_id])
+        self.size_bytes += room.counted_bytes - before_bytes
+        while self.size_bytes > self._budget and len(self._rooms) > 1:
             self._evict(next(iter(self._rooms)), "budget")
-        self._metrics.room_bytes.set(self._bytes)
+        self._metrics.room_bytes.set(self.size_bytes)
 
     def _remove(self, room_id: RoomId) -> None:
-        self._bytes -= self._rooms.pop(room_id).size_bytes
+        room = self._rooms.pop(room_id)
+        self.size_bytes -= room.counted_bytes
+        room.counted_bytes = 0
         self._pending.pop(room_id, None)
 
     def _evict(self, room_id: RoomId, why: str) -> None:

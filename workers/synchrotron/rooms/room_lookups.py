@@ -56,6 +56,7 @@ class RoomLookups:
             replaced = event_from_row(room.version, row)
             event = missing[row.event_nid]
             event.previous = replaced.as_previous()
+            room.recount(event)
             room.add_previous(event, replaced)
 
     async def related(

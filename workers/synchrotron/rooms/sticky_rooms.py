@@ -14,7 +14,8 @@ from shared.core.rows import EventRow
 from shared.core.sticky_events import STICKY_KEYS, sticky_until
 from shared.storage.events.sticky import StickyEvent
 
-#: In all rooms, about 300 bytes each. Beyond that the next events to expire are dropped early.
+#: In all rooms, at most 600 bytes each: an event has numbers only. Beyond that the next events to expire are dropped
+#: early.
 MAX_EVENTS = 100_000
 _MARKS = tuple(f'"{key}"'.encode() for key in STICKY_KEYS)
 _NONE: Mapping[int, StickyEvent] = {}

@@ -7,10 +7,13 @@ withdraws it.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from shared.cache.sizes import text_size
 from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import TypingRow
 
-_MAX_ROOMS = 20_000  # rooms with typing users, now or recently; further rooms show none
+_MAX_BYTES = 16 << 20  # beyond that further users are not shown as typing
+_ROOM_BYTES = 440  # a room with its dictionaries, without the room id
+_USER_BYTES = 200
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class TypingRooms:
 
     def __init__(self) -> None:
         self._rooms: dict[RoomId, RoomTyping] = {}
+        self.size_bytes = 0
 
     def get(self, room_id: RoomId) -> RoomTyping | None:
         return self._rooms.get(room_id)
@@ -42,17 +46,18 @@ class TypingRooms:
     def apply(self, row: TypingRow, now_ms: int, seq: int) -> bool:
         """Apply a row. Return True if the set of typing users changed."""
         room = self._rooms.get(row.room_id)
-        stops = row.until_ms <= now_ms
+        if row.until_ms <= now_ms:
+            return self.left(row.room_id, row.user_id, seq)
+        changed = room is None or row.user_id not in room.until_ms
+        if changed and self.size_bytes >= _MAX_BYTES:
+            return False
         if room is None:
-            if stops or len(self._rooms) >= _MAX_ROOMS:
-                return False
             room = self._rooms[row.room_id] = RoomTyping()
-        if stops:
-            changed = room.remove(row.user_id)
-        else:
-            changed = row.user_id not in room.until_ms
-            room.until_ms[row.user_id] = row.until_ms
-            room.rows[row.user_id] = row.writer, row.position
+            self.size_bytes += _room_size(row.room_id)
+        if changed:
+            self.size_bytes += _user_size(row.user_id)
+        room.until_ms[row.user_id] = row.until_ms
+        room.rows[row.user_id] = row.writer, row.position
         if changed:
             room.seq = seq
         return changed
@@ -62,6 +67,7 @@ class TypingRooms:
         room = self._rooms.get(room_id)
         if room is None or not room.remove(user_id):
             return False
+        self.size_bytes -= _user_size(user_id)
         room.seq = seq
         return True
 
@@ -84,6 +90,7 @@ class TypingRooms:
             removed = [user_id for user_id in room.until_ms if is_removed(room, user_id)]
             for user_id in removed:
                 room.remove(user_id)
+                self.size_bytes -= _user_size(user_id)
             if removed:
                 room.seq = seq
                 changed.append(room_id)
@@ -96,8 +103,17 @@ class TypingRooms:
         ]
         for room_id in list(gone):
             del self._rooms[room_id]
+            self.size_bytes -= _room_size(room_id)
 
     def next_end_ms(self) -> int | None:
         """Return the next expiry time; None if there are no typing users."""
         ends = [min(room.until_ms.values()) for room in self._rooms.values() if room.until_ms]
         return min(ends, default=None)
+
+
+def _room_size(room_id: RoomId) -> int:
+    return _ROOM_BYTES + text_size(room_id)
+
+
+def _user_size(user_id: UserId) -> int:
+    return _USER_BYTES + text_size(user_id)

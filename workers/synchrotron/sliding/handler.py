@@ -149,9 +149,9 @@ class SlidingSync:
                 reached = built.progress
                 if reached.state is not progress.state:
                     number = await self._connections.store(connection, number, reached.state)
-                connection.settled = reached.state, pending.shape, reached.settled
                 text = _format(owner, number, reached.token)
                 connection.note_counts(text, wanted.lists, built.response.counts)
+                connection.settle(reached.state, pending.shape, reached.settled)
                 if reached.seq is not None:
                     user.note_token(text, reached.seq)
                 self._lazy_members.complete(sent, text)

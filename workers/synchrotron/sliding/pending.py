@@ -7,7 +7,7 @@ from typing import Any
 from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.stream_token import StreamToken
 from workers.synchrotron.sliding.connection_state import ConnectionState
-from workers.synchrotron.sliding.connections import Connection
+from workers.synchrotron.sliding.connections import Connection, Shape
 from workers.synchrotron.sliding.extensions.extension import Extension, Scope
 from workers.synchrotron.sliding.request import SlidingRequest
 from workers.synchrotron.sliding.response import SlidingResponse
@@ -41,7 +41,7 @@ class PendingRequest:
     with_counts: bool
 
     @property
-    def shape(self) -> object:
+    def shape(self) -> Shape:
         """The parts of a request that select rooms and their contents. Equal requests have equal shapes."""
         return dict(self.request.lists), [(one.extension.name, one.scope) for one in self.extensions]
 

@@ -55,7 +55,8 @@ class UserCache:
         self._in_room: dict[RoomId, set[UserId]] = {}
         self._loading: dict[UserId, asyncio.Task[SyncUser]] = {}
         self._pins: dict[UserId, int] = {}
-        self._bytes = 0
+        #: The sum of the users' sizes, as they were counted last.
+        self.size_bytes = 0
         #: The number of rows applied in this process. See SyncUser.
         self.seq = 0
 
@@ -96,8 +97,10 @@ class UserCache:
         """Apply a receipt: an update for all joined users, and a read mark of the user's own."""
         user = self._users.get(row.user_id)
         unread = user.unread.get(row.room_id) if user is not None else None
-        if unread is not None:
+        if user is not None and unread is not None:
+            before_bytes = unread.size_bytes
             unread.note_receipt(receipt_thread(row.thread_id), row.ordinal)
+            user.account(unread.size_bytes - before_bytes)
         return self.apply_ephemeral(row.room_id)
 
     def apply_ephemeral(self, room_id: RoomId) -> Iterable[UserId]:
@@ -112,9 +115,9 @@ class UserCache:
         user = self._users.get(row.user_id)
         if user is None:
             return ()
-        size_bytes = user.size_bytes
         user.set_account_data(AccountDataRecord(row.room_id, row.type, row.json, row.writer, row.position))
-        self._bytes += user.size_bytes - size_bytes
+        self._count(user)
+        self._shrink()
         user.note_change(row.room_id, self.seq)
         return (row.user_id,)
 
@@ -123,9 +126,9 @@ class UserCache:
         user = self._users.get(row.user_id)
         if user is None:
             return ()
-        size_bytes = user.size_bytes
         changed = user.set_push_rules(PushRulesRecord(row.rules, row.ignored, row.writer, row.position))
-        self._bytes += user.size_bytes - size_bytes
+        self._count(user)
+        self._shrink()
         if not changed:
             return ()
         user.note_change(GLOBAL, self.seq)
@@ -218,7 +221,6 @@ class UserCache:
             self._users[user_id].note_change(room_id, self.seq)
 
     def _apply_membership(self, user: SyncUser, row: EventRow, membership: str, event_nid: int, sender: UserId) -> None:
-        size_bytes = user.size_bytes
         known = user.memberships.get(row.room_id)
         previous = known.membership if known is not None else None
         if previous != membership and "join" in (previous, membership):
@@ -239,7 +241,7 @@ class UserCache:
                 forgotten=known is not None and known.forgotten and membership in LEFT,
             )
         )
-        self._bytes += user.size_bytes - size_bytes
+        self._count(user)
         self._index(user, row.room_id)
 
     def _index(self, user: SyncUser, room_id: RoomId) -> None:
@@ -269,6 +271,7 @@ class UserCache:
         user = self._users.get(user_id)
         if user is not None:
             self._users.move_to_end(user_id)
+            self._count(user)  # what other rows changed since the last request
             return user
         task = asyncio.get_running_loop().create_task(self._load(user_id))
         self._loading[user_id] = task
@@ -277,10 +280,8 @@ class UserCache:
     async def _load(self, user_id: UserId) -> SyncUser:
         # In the table before the first query: rows that arrive meanwhile update it, and the later value stays.
         user = self._users[user_id] = SyncUser(user_id, self._switches)
-        self._bytes += user.size_bytes
         loaded = False
         try:
-            size_bytes = user.size_bytes
             memberships = await get_memberships_of_user(self._reads, user_id)
             account_data, rules = await get_account_data_and_push_rules(self._reads, user_id)
             for membership in memberships:
@@ -288,7 +289,7 @@ class UserCache:
             for record in account_data:
                 user.set_account_data(record)
             user.set_push_rules(rules)
-            self._bytes += user.size_bytes - size_bytes
+            self._count(user)
             for room_id in user.memberships:
                 self._index(user, room_id)
             # Postgres may be ahead of this process. A response's token covers only what is applied here.
@@ -314,26 +315,32 @@ class UserCache:
 
     def account(self, user: SyncUser, difference_bytes: int) -> None:
         """Add to the size of a user, or subtract from it."""
-        user.size_bytes += difference_bytes
+        user.account(difference_bytes)
         if self._users.get(user.user_id) is user:
-            self._bytes += difference_bytes
+            self._count(user)
 
     def pinned(self, user_id: UserId) -> "_Pinned":
         """Keep the user in memory while a request runs or waits: `with users.pinned(...)`."""
         return _Pinned(self._pins, user_id)
 
+    def _count(self, user: SyncUser) -> None:
+        """Count a user of the cache as large as they are now."""
+        before_bytes, user.counted_bytes = user.counted_bytes, user.size_bytes
+        self.size_bytes += user.counted_bytes - before_bytes
+
     def _shrink(self) -> None:
-        if self._bytes <= self._budget:
+        if self.size_bytes <= self._budget:
             return
         for user_id in list(self._users):
-            if self._bytes <= self._budget:
+            if self.size_bytes <= self._budget:
                 return
             if user_id not in self._pins and user_id not in self._loading:
                 self._forget(user_id)
 
     def _forget(self, user_id: UserId) -> None:
         user = self._users.pop(user_id)
-        self._bytes -= user.size_bytes
+        self.size_bytes -= user.counted_bytes
+        user.counted_bytes = 0
         for room_id in user.memberships:
             here = self._in_room.get(room_id)
             if here is not None:

@@ -18,6 +18,8 @@ from replication.streams import (
     Stream,
 )
 from replication.streams.follower import Follower
+from shared.cache.byte_budget import ByteBudgetCache
+from shared.cache.sizes import text_size
 from shared.core.errors import Unavailable, invalid_param
 from shared.core.identifiers import UserId
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
@@ -40,7 +42,12 @@ FOLLOWED = (
 )
 _STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
 _CATCH_UP_LIMIT_S = 5.0
-_MAX_PARSED = 1000
+#: Of parsed tokens. Usual ones take 5 KB each, and all recipients of an event share theirs. A forged one may name
+#: thousands of writers.
+_PARSED_BYTES = 4 << 20
+_TOKEN_BYTES = 500
+_VECTOR_BYTES = 250
+_WRITER_BYTES = 95  # a writer above the base of a vector
 
 
 def format_sync_token(token: StreamToken) -> str:
@@ -65,7 +72,7 @@ class SyncTokens:
         self._reads = reads
         self._clock = clock
         #: All recipients of an event get the same token and return with it.
-        self._parsed: dict[str, _ParsedToken] = {}
+        self._parsed: ByteBudgetCache[str, _ParsedToken] = ByteBudgetCache(_PARSED_BYTES)
         self._now = StreamToken({})
         self._now_text = ""
 
@@ -99,9 +106,10 @@ class SyncTokens:
         return parsed
 
     def _remember(self, text: str, token: StreamToken, *, reached: bool) -> _ParsedToken:
-        if len(self._parsed) >= _MAX_PARSED:
-            self._parsed.pop(next(iter(self._parsed)))
-        parsed = self._parsed[text] = _ParsedToken(token, reached=reached)
+        parsed = _ParsedToken(token, reached=reached)
+        vectors = token.vectors.values()
+        size = _TOKEN_BYTES + text_size(text) + _VECTOR_BYTES * len(vectors)
+        self._parsed.put(text, parsed, size + _WRITER_BYTES * sum(len(vector.above) for vector in vectors))
         return parsed
 
     async def reach(self, text: str) -> StreamToken:

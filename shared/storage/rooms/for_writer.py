@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from shared.core.identifiers import EventId, RoomId
 from shared.storage.engine.pool import Connection
+from shared.storage.federation.standing import Standing
 
 #: Uses rooms_room_id_key, the primary key of forward_extremities, events_room_nid_ordinal_key.
-_ROOM = """
+_ROOM = f"""
     SELECT r.room_nid, r.room_version, r.parked_reason, x.event_nids, last.ordinal, last.writer, last.position,
            deepest.depth
     FROM rooms r
@@ -19,7 +20,7 @@ _ROOM = """
     CROSS JOIN LATERAL (
         SELECT max(depth) AS depth FROM events WHERE room_nid = r.room_nid AND event_nid = ANY(x.event_nids)
     ) deepest
-    WHERE r.room_id = $1
+    WHERE r.room_id = $1 AND r.standing = {Standing.OURS.value}
 """
 #: Uses the primary keys of current_state, events and memberships. $2: types whose JSON is read too.
 _CURRENT = """
@@ -57,7 +58,7 @@ class RoomEnd:
 
 
 async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
-    """Return the end of the room's timeline, None if the room does not exist here."""
+    """Return the end of the room's timeline, None if its state is not ours (`federation/standing.py`)."""
     row = await conn.fetchrow(_ROOM, room_id)
     if row is None:
         return None

@@ -3,11 +3,20 @@
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shared.core.events import parse_event
+from shared.core.identifiers import RoomId
 from shared.core.room_versions import ROOM_VERSIONS, get_room_version
+from shared.core.signing import parse_signing_key
+from shared.metrics.persister import PersisterMetrics
+from shared.operations.rule_switches import rule_switches
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import event_persister
+from tests.rigs.worker import SERVER
+from workers.event_persister.loading.push_rules import PushRules
+from workers.event_persister.loading.rooms_in_memory import load_room
+from workers.event_persister.room.event_builder import Identity
 
 
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
@@ -54,3 +63,21 @@ async def test_usual_send_is_one_statement(postgres_module: TestDatabase) -> Non
         assert len({answer.event_id for answer in answers}) == 40
         assert database.statements == before[0]
         assert writer.statements <= before[1] + 7
+
+
+async def test_server_acl_is_in_memory_when_a_room_is_read(postgres_module: TestDatabase) -> None:
+    """Every event of another server is checked against it."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice = persister.user("alice")
+        room_id = await alice.create_room()
+        acl = {"allow": ["*"], "deny": ["evil.example"]}
+        assert (await alice.put_state(room_id, "m.room.server_acl", acl)).status == 200
+        foundation = persister.foundation
+        signing_key = parse_signing_key(foundation.config.signing.key.reveal().splitlines()[0])
+        push_rules = PushRules(
+            foundation.database, rule_switches(foundation.config), PersisterMetrics(CollectorRegistry())
+        )
+        room = await load_room(foundation.database, Identity(SERVER, signing_key), RoomId(room_id), 0, push_rules)
+        assert room is not None
+        event = room.state.event("m.room.server_acl")
+        assert event is not None and event.content == acl

@@ -1,0 +1,1 @@
+"""What is stored because of other servers."""

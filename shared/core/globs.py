@@ -170,12 +170,14 @@ class Glob:
 class WordGlob:
     """A pattern for parts of texts between word boundaries.
 
-    pieces: the texts between its stars, without empty ones. Their words are marked if `has_any` is False.
+    pieces: the texts between its stars, without empty ones. Their words are marked if `is_marked`.
+    is_marked: True if the pieces are searched in the marked text. Parts of words need no marks.
     has_any: True if `?` in the pieces matches any character.
     opens, closes: True if the first piece must begin, or the last one end, at a word boundary.
     """
 
     pieces: tuple[str, ...]
+    is_marked: bool
     has_any: bool
     opens: bool
     closes: bool
@@ -183,12 +185,11 @@ class WordGlob:
 
     def matches(self, text: SearchedText) -> bool:
         """Return True if a part of the text matches."""
-        return self._matches_with_any(text) if self.has_any else self._matches_marked(text.marked())
-
-    def _matches_marked(self, marked: str) -> bool:
-        place = 0
+        if self.has_any:
+            return self._matches_with_any(text)
+        searched, place = text.marked() if self.is_marked else text.text, 0
         for piece in self.pieces:
-            place = marked.find(piece, place)
+            place = searched.find(piece, place)
             if place < 0:
                 return False
             place += len(piece)
@@ -234,7 +235,8 @@ def word_glob(pattern: str) -> WordGlob:
             _marked_piece(piece, opens=opens and number == 0, closes=closes and number == last)
             for number, piece in enumerate(kept)
         ]
-    return WordGlob(tuple(kept), has_any, opens, closes, _cost(kept, has_any))
+    is_marked = any(_MARK in piece or _NUL in piece for piece in kept)
+    return WordGlob(tuple(kept), is_marked, has_any, opens, closes, _cost(kept, has_any))
 
 
 def search_steps(words: str, length: int) -> int:

@@ -21,6 +21,7 @@ from replication.process.draining import Draining
 from replication.process.foundation import Compose, Foundation, Worker
 from replication.process.loop_guard import LoopGuard
 from replication.process.membership import Membership
+from replication.process.set_aside import SetAside
 from replication.slots.forwarder import SlotForwarder
 from replication.slots.mover import SlotMover
 from replication.slots.table import SlotTable
@@ -272,6 +273,7 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
             metrics=config.metrics.enabled,
         ),
         shares=shares,
+        set_aside=SetAside(lambda: membership.deaths, foundation.registry),
     )
 
 

@@ -2,7 +2,8 @@
 
 The heartbeat runs beside the main loop (`shared/runtime/side_loop.py`). So a request that keeps the loop busy costs
 time, never the lease. But a process whose loop does not answer for `stuck_after_s` is of no use: it logs where it is
-stuck, ends its lease and exits. Its slots move at once, and its supervisor starts it again.
+stuck, ends its lease and exits. Its slots move at once, and its supervisor starts it again. Other processes learn of
+the request in which it was stuck, and refuse it if that happens twice (`set_aside.py`).
 """
 
 import logging
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from replication.process.membership import Membership
+from replication.process.set_aside import work_of
 from shared.http.request import Request
 from shared.http.server import request_in
 from shared.metrics.replication import LoopMetrics
@@ -56,11 +58,14 @@ class LoopGuard:
         await self._side.run(self._watch.run())
 
     def _on_long(self, stall: Stall[Request]) -> None:
-        logger.warning("%s blocks the event loop, in:\n%s", _label(stall), stall.stack)
+        if stall.subject is not None:
+            self._membership.note_work(work_of(stall.subject))
 
     def _on_end(self, stall: Stall[Request], long: bool) -> None:
         label = _label(stall)
         self._metrics.stalls.labels(label).inc()
+        if long:
+            self._membership.note_work(None)
         now_s = time.monotonic()
         if long or now_s - self._logged_s.get(label, -_QUIET_S) >= _QUIET_S:
             self._logged_s[label] = now_s
@@ -76,7 +81,7 @@ class LoopGuard:
             _label(stall),
             stall.stack,
         )
-        await self._membership.leave_now()
+        await self._membership.leave_now(None if stall.subject is None else work_of(stall.subject))
         self._end(STUCK)
 
 

@@ -18,6 +18,7 @@ from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import CONNECTION_ERRORS, TRANSIENT_ERRORS, Connect, Connection
 from shared.storage.fleet import leases
+from shared.storage.fleet.blocking_work import BlockingWork, Deaths, get_deaths, note_work
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,6 +92,10 @@ class Membership:
         self.ready = False
         self.draining = False
         self.slots_version = -1
+        #: The deaths of processes by requests, as last read.
+        self.deaths = Deaths()
+        self._work: BlockingWork | None = None
+        self._noted_work: BlockingWork | None = None
         #: Set when an operator drains this process.
         self.asked_to_leave = asyncio.Event()
         self._beat_now = asyncio.Event()
@@ -126,6 +131,7 @@ class Membership:
         for older in await leases.get_older_incarnations(conn, self.name, self.lease):
             logger.warning("Fencing lease %d, of an older incarnation of %s", older, self.name)
             await leases.fence(conn, older)
+        self.deaths = await get_deaths(conn)
         self._beaten_at = self._unbroken_since = self._clock.monotonic_s()
         return self.lease
 
@@ -176,6 +182,11 @@ class Membership:
         self.draining = True
         self._heart.call(self._beat_now.set)
 
+    def note_work(self, work: BlockingWork | None) -> None:
+        """Note in the database what blocks the main loop; None: nothing does any more. Runs on the heart's loop."""
+        self._work = work
+        self._beat_now.set()
+
     @property
     def in_good_standing(self) -> bool:
         """True if this process may answer from memory. It is checked at each answer, not by a timer."""
@@ -197,14 +208,19 @@ class Membership:
         """
         await self._heart.run(self.leave_now())
 
-    async def leave_now(self) -> None:
-        """End the lease, as `leave` does. It runs on the heart's loop: the main loop may be stuck."""
+    async def leave_now(self, died_of: BlockingWork | None = None) -> None:
+        """End the lease, as `leave` does. It runs on the heart's loop: the main loop may be stuck.
+
+        died_of: the request in which it is stuck.
+        """
         self._is_over = True
         self._drop_connection()
         conn: Connection | None = None
         try:
             async with asyncio.timeout(3.0):
                 conn = await self._connect()
+                if died_of is not None:
+                    await note_work(conn, self.lease, died_of)
                 await leases.fence(conn, self.lease)
                 await conn.close()
         except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS) as error:
@@ -236,6 +252,17 @@ class Membership:
         if answer.slots_version != self.slots_version:
             self.slots_version = answer.slots_version
             self._heart.call_back(on_slots)
+        async with asyncio.timeout(self._config.dead_after_s):
+            await self._exchange_notes(self._connection, answer.blocking)
+
+    async def _exchange_notes(self, conn: Connection, blocking: bool) -> None:
+        """Note the work that blocks the main loop, and read of which requests other processes died."""
+        if self._work is not self._noted_work:
+            noted = self._work
+            await note_work(conn, self.lease, noted)
+            self._noted_work = noted
+        if blocking or self.deaths.by_user:
+            self.deaths = await get_deaths(conn)
 
     def _drop_connection(self) -> None:
         if self._connection is not None:

@@ -77,6 +77,14 @@ class Shares(Protocol):
         ...
 
 
+class SetAside(Protocol):
+    """Requests of which processes died."""
+
+    def check(self, request: Request) -> None:
+        """Raise M_LIMIT_EXCEEDED if the request is set aside."""
+        ...
+
+
 class Application:
     """The ASGI application of one process.
 
@@ -85,6 +93,7 @@ class Application:
     handlers: of the endpoints that this process serves, by endpoint name.
     max_body_bytes: for requests whose endpoint has no limit of its own.
     shares: the users' shares in scarce work; None: no limits.
+    set_aside: the requests of which processes died; None: there are none.
     Raises ValueError if a handler has no endpoint, or if this server cannot authenticate the callers of its endpoint.
     """
 
@@ -101,6 +110,7 @@ class Application:
         metrics: HttpMetrics,
         pages: ProcessPages,
         shares: Shares | None = None,
+        set_aside: SetAside | None = None,
     ) -> None:
         names = {endpoint.name for endpoint in endpoints}
         if unknown := sorted(set(handlers) - names):
@@ -118,6 +128,7 @@ class Application:
         self._metrics = metrics
         self._pages = pages
         self._shares = shares
+        self._set_aside = set_aside
         self._refusals = RefusalLog()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -201,6 +212,8 @@ class Application:
                     check_guest(endpoint)
         if endpoint.rate_limit is not RateLimit.NONE and FORWARDED not in request.headers:
             await self._rate_limiter.check(endpoint.rate_limit, request.requester, request.client_address)
+        if self._set_aside is not None:
+            self._set_aside.check(request)
         if self._shares is not None:
             self._shares.check_untaken(request)
         elsewhere = await self._slot_router.route(request)

@@ -3,17 +3,20 @@
 They are off unless two switches agree: the environment names a file (`SKEP_FAULT_POINTS`), and the configuration says
 that this fleet is for tests (`testing.fault_points`). With only one of them the process does not start. With both, a
 process that reaches a point reads the file. If the file names this point ("announced kill"), the process removes the
-order and carries it out, once. Without the switches a point costs one comparison.
+order and carries it out, once. "block" keeps the event loop busy for a minute, in each process that reaches the point,
+until the file is removed. Without the switches a point costs one comparison.
 """
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "SKEP_FAULT_POINTS"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+_BLOCK_S = 60.0
 _orders: Path | None = None
 
 
@@ -38,6 +41,10 @@ def reach(point: str) -> None:
 def _carry_out(orders: Path, point: str) -> None:
     with suppress(FileNotFoundError):
         wanted, _, action = orders.read_text().rpartition(" ")
-        if wanted == point:
+        if wanted == point and action == "block":
+            end_s = time.monotonic() + _BLOCK_S
+            while time.monotonic() < end_s and orders.exists():
+                pass
+        elif wanted == point:
             orders.rename(orders.with_suffix(".done"))  # if several processes are at the point, one gets the order
             os.kill(os.getpid(), _SIGNALS[action])

@@ -20,7 +20,7 @@ import orjson
 
 from shared.storage.engine import lost_commits
 from shared.storage.engine.fenced import FENCE, FencedStatement
-from shared.storage.fleet import leases, slots
+from shared.storage.fleet import blocking_work, leases, slots
 from tests.simulation.virtual_loop import HOST, Host, VirtualLoop
 
 Records = list[dict[str, Any]]
@@ -437,6 +437,9 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
     if sql in (lost_commits._NEW_TIMELINE, lost_commits._RAISE_LEASE) or sql.startswith("SELECT setval("):
         statement.answer([])  # this database never loses a commit
         return
+    if sql == blocking_work._DEATHS:
+        statement.answer([])  # the simulated time has no work that takes long
+        return
     if sql == leases._HEARTBEAT:
         lease, ready, draining, positions = args
         row = database.tables.leases.get(lease)
@@ -444,7 +447,8 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
         if alive:
             beat = Beat(now, ready, draining, positions)
             database.commit(lambda t: replace(t, heartbeats={**t.heartbeats, lease: beat}))
-        statement.answer([{"alive": int(alive), "leaves": None, "slots": database.tables.slots_version}])
+        version = database.tables.slots_version
+        statement.answer([{"alive": int(alive), "leaves": None, "slots": version, "blocking": False}])
         return
     if sql == leases._NEXT_LEASE:
         assert transaction is not None

@@ -39,6 +39,7 @@ UNFENCED: Mapping[str, str] = {
     "access_tokens": _EXPIRED,
     "account_data": "the data of an erased account are deleted once its sessions have ended",
     "background_steps": _PROGRESS,
+    "blocking_work": _LEASE,
     "client_transactions": _EXPIRED,
     "counters": _LEASE,
     "deactivations": _ANY_PROCESS,

@@ -58,7 +58,8 @@ _HEARTBEAT = f"""
                          draining = $3 OR EXISTS (SELECT 1 FROM asked), positions = $4
                   FROM alive WHERE lease = $1)
     SELECT (SELECT count(*) FROM alive) AS alive, (SELECT leaves FROM asked) AS leaves,
-           (SELECT value FROM counters WHERE name = 'slots_version') AS slots
+           (SELECT value FROM counters WHERE name = 'slots_version') AS slots,
+           EXISTS (SELECT 1 FROM blocking_work) AS blocking
 """
 _REVOKE = "UPDATE leases SET revoked = true WHERE lease = $1"
 _DELETE = "DELETE FROM leases WHERE lease = $1"
@@ -204,11 +205,13 @@ class HeartbeatAnswer:
     slots_version: the version of the slot table.
     leaves: True if an operator drains the process and it must end, False if it must run on without slots. None: no
         operator drains it.
+    blocking: True if a request blocks a process, or ended one (`blocking_work.py`).
     """
 
     alive: bool
     slots_version: int
     leaves: bool | None
+    blocking: bool
 
 
 async def record_heartbeat(
@@ -217,7 +220,7 @@ async def record_heartbeat(
     """Record a heartbeat."""
     row = await conn.fetchrow(_HEARTBEAT, lease, ready, draining, orjson.dumps(dict(positions)).decode())
     assert row is not None
-    return HeartbeatAnswer(bool(row["alive"]), row["slots"], row["leaves"])
+    return HeartbeatAnswer(bool(row["alive"]), row["slots"], row["leaves"], row["blocking"])
 
 
 async def fence(conn: Connection, lease: int) -> None:

@@ -168,6 +168,21 @@ def _only(number: int) -> list[dict[str, Any]]:
     return [{"kind": "event_property_is", "key": "content.number", "value": number}]
 
 
+def test_rules_about_a_long_display_name_take_little_time() -> None:
+    never = {"kind": "event_match", "key": "type", "pattern": "x"}
+    conditions = [{"kind": "contains_display_name"}] * 31 + [never]
+    rules = [UserRule(f"r{n}", _LOUD, conditions=conditions) for n in range(110)]
+    changes = NO_CHANGES.with_kind("override", rules)
+    check_size(changes)
+    room = _Room([changes, _override({"kind": "contains_display_name"})])
+    name = "bee " * 249 + "bee"
+    for number in range(2):
+        room.evaluator.rename(UserId(f"@u{number}:x"), name)
+    event, outcome, spent = room.take({"body": name.upper()})
+    assert spent < 0.05
+    assert "@u0:x" in event.exceeded_by and outcome.users == (("@u1:x", 0, 1),)
+
+
 def test_rules_too_costly_for_an_ordinary_message_are_refused() -> None:
     check_size(_patterns(*(f"*word{number}*" for number in range(100))))
     with pytest.raises(MatrixError, match="steps of work") as refused:

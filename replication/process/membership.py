@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock
-from shared.storage.engine.pool import CONNECTION_ERRORS, TRANSIENT_ERRORS, Connect, Connection
+from shared.storage.engine.pool import PASSING_ERRORS, Connect, Connection
 from shared.storage.fleet import leases
 from shared.storage.fleet.blocking_work import BlockingWork, Deaths, get_deaths, note_work
 
@@ -161,7 +161,7 @@ class Membership:
         while not self._is_over:
             try:
                 await self._beat(positions(), on_slots, on_fenced)
-            except CONNECTION_ERRORS as error:
+            except PASSING_ERRORS as error:
                 logger.warning("No heartbeat: %s", type(error).__name__)
                 self._drop_connection()
                 if isinstance(error, TimeoutError):
@@ -223,7 +223,7 @@ class Membership:
                     await note_work(conn, self.lease, died_of)
                 await leases.fence(conn, self.lease)
                 await conn.close()
-        except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS) as error:
+        except PASSING_ERRORS as error:
             if conn is not None:
                 conn.terminate()
             logger.warning("The lease could not be ended (%s). The leader will fence it", type(error).__name__)

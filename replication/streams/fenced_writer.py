@@ -18,7 +18,7 @@ from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import (
     CLIENT_LIMIT_S,
     CONNECTION_ERRORS,
-    TRANSIENT_ERRORS,
+    PASSING_ERRORS,
     Connect,
     Connection,
     transient_as_unavailable,
@@ -160,7 +160,7 @@ class FencedWriter:
                 conn.terminate()
             else:
                 await conn.close(timeout=1.0)
-        except CONNECTION_ERRORS:
+        except PASSING_ERRORS:
             conn.terminate()
 
     @contextmanager
@@ -193,7 +193,7 @@ class FencedWriter:
             try:
                 async with asyncio.timeout(_CHECK_LIMIT_S):
                     idle = 0 if await self._is_writing() else idle + 1
-            except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS):
+            except PASSING_ERRORS:
                 pass  # the database itself is away or busy: that says nothing about our statement
             if idle == _IDLE_CHECKS:
                 break
@@ -212,7 +212,7 @@ class FencedWriter:
         if self._connection is None or self._connection.is_closed():
             try:
                 self._connection = await self._new_connection()
-            except CONNECTION_ERRORS as error:
+            except PASSING_ERRORS as error:
                 raise Fenced("The database is not available just now") from error
         return self._connection
 

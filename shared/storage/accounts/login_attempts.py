@@ -17,7 +17,7 @@ _KNOWN_ADDRESSES = """
 """
 
 # Uses the primary key of login_attempts. Keys are in order, so that two attempts cannot deadlock. A denied attempt
-# takes no token. $1 keys, $2 burst, $3 tokens per second.
+# takes no token. A clock that jumps back takes none either. $1 keys, $2 burst, $3 tokens per second.
 _COUNT = """
     INSERT INTO login_attempts AS a (key, tokens, allowed, refilled_at)
     SELECT key, $2::float8 - 1, true, clock_timestamp() FROM unnest($1::text[]) AS key ORDER BY key
@@ -25,8 +25,8 @@ _COUNT = """
         (tokens, allowed, refilled_at) = (
             SELECT CASE WHEN now.tokens >= 1 THEN now.tokens - 1 ELSE now.tokens END, now.tokens >= 1, clock_timestamp()
             FROM (SELECT least($2::float8,
-                               a.tokens + extract(epoch FROM clock_timestamp() - a.refilled_at)::float8 * $3::float8)
-                         AS tokens) AS now)
+                               a.tokens + greatest(0, extract(epoch FROM clock_timestamp() - a.refilled_at))::float8
+                                          * $3::float8) AS tokens) AS now)
     RETURNING allowed, tokens
 """
 

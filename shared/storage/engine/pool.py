@@ -35,14 +35,18 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.exceptions.CrashShutdownError,
     asyncpg.exceptions.TooManyConnectionsError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,  # this process was paused in the middle of a transaction
+    asyncpg.exceptions.IdleSessionTimeoutError,
+    asyncpg.exceptions.DatabaseDroppedError,
     asyncpg.InternalClientError,  # asyncpg lost track of the protocol: PostgreSQL died in the middle of an answer
 )
 
-#: A lock or time limit, a deadlock: nothing was done, and the same statement may succeed later.
+#: A lock or time limit, a deadlock, a conflict with the replay at a standby (SQLSTATE class 40): nothing was done, and
+#: the same statement may succeed later.
 TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
-    asyncpg.DeadlockDetectedError,
+    asyncpg.exceptions.TransactionRollbackError,
 )
 
 
@@ -54,6 +58,9 @@ OUTAGE_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.exceptions.PostgresSystemError,
     asyncpg.exceptions.InternalServerError,
 )
+
+#: Everything that says nothing about the statement itself. It may succeed later.
+PASSING_ERRORS = (*CONNECTION_ERRORS, *TRANSIENT_ERRORS, *OUTAGE_ERRORS)
 
 
 class NotWritten(Unavailable):
@@ -225,7 +232,7 @@ class Database:
                         raise
         except TimeoutError as error:
             raise Unavailable("All database connections are busy") from error
-        except CONNECTION_ERRORS as error:
+        except PASSING_ERRORS as error:
             raise Unavailable("The database is not available just now") from error
 
     def _release(self, conn: Connection) -> None:
@@ -251,7 +258,7 @@ class Database:
 async def _close_quietly(conn: Connection) -> None:
     try:
         await conn.close(timeout=1.0)
-    except CONNECTION_ERRORS:
+    except PASSING_ERRORS:
         conn.terminate()
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import asyncpg
 
-from shared.storage.engine.pool import CONNECTION_ERRORS, OUTAGE_ERRORS, TRANSIENT_ERRORS, Connection, Database
+from shared.storage.engine.pool import PASSING_ERRORS, Connection, Database
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ async def run_step(database: Database, step: Step) -> bool:
             return await _do(conn, step, failures, limit)
         except asyncpg.QueryCanceledError as error:
             failed: Exception = error  # it is among OUTAGE_ERRORS, and means that the step is too large
-        except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS, *OUTAGE_ERRORS):
+        except PASSING_ERRORS:
             await _take_back(conn, step, failures)
             raise
         except Exception as error:
@@ -153,7 +153,7 @@ async def _take_back(conn: Connection, step: Step, failures: int) -> None:
         return
     try:
         await conn.execute(_NOT_COUNTED, step.name, failures)
-    except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS, *OUTAGE_ERRORS) as error:
+    except PASSING_ERRORS as error:
         logger.info("%s: an outage is counted as a failure: %s", step.name, error)
 
 

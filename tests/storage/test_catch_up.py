@@ -2,7 +2,7 @@
 
 from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, RoomToStore
 from shared.storage.events.commit import commit_events
-from shared.storage.streams.catch_up import EVENTS, pages
+from shared.storage.streams.catch_up import EVENTS, PUSH_RULES, pages
 from tests.fix_servers import TestDatabase
 from tests.storage.one_writer import event, writing
 
@@ -29,3 +29,16 @@ async def test_text_with_nul_survives_catch_up(postgres: TestDatabase) -> None:
             [[first, second]] = [page async for page in pages(writer.conn, EVENTS, 0, 10)]
         assert (first["type"], first["state_key"], first["sender"]) == (ODD, ODD, f"@{ODD}:b")
         assert second["members"] == ((f"@{ODD}:c", "join", 10, f"@{ODD}:d"),)
+
+
+async def test_pages_are_bounded_by_the_size_of_their_lists(postgres: TestDatabase) -> None:
+    """A user's row has a list of ignored users, which may be long."""
+    async with writing(postgres.dsn) as writer:
+        await writer.conn.execute(
+            """INSERT INTO push_rules (user_id, ignored, writer, position)
+               SELECT '@u' || n || ':x', array(SELECT '@spammer' || k || ':x' FROM generate_series(1, 2000) k), 1, n
+               FROM generate_series(1, 150) n"""
+        )
+        async with writer.conn.transaction(isolation="repeatable_read", readonly=True):
+            sizes = [len(page) async for page in pages(writer.conn, PUSH_RULES, 0, 1000)]
+        assert sum(sizes) == 150 and max(sizes) < 30

@@ -118,6 +118,7 @@ THREAD_SUBSCRIPTIONS = """
 _FIRST_ROWS = 16
 _GROWTH = 4
 _PAGE_BYTES = 4 << 20
+_ENTRY_BYTES = 100  # an entry of a list: an ignored user, a member
 
 #: Columns that hold rows.
 _ROWS = ("members", "push", "push_users", "push_groups")
@@ -146,7 +147,9 @@ async def pages(snapshot: Connection, query: str, above: int, size: int) -> Asyn
 
 
 def _bytes_of(row: dict[str, Any]) -> int:
-    return sum(len(value) for value in row.values() if isinstance(value, bytes))
+    values = row.values()
+    json = sum(len(value) for value in values if isinstance(value, bytes))
+    return json + _ENTRY_BYTES * sum(len(value) for value in values if isinstance(value, tuple))
 
 
 def _plain(record: asyncpg.Record) -> dict[str, Any]:

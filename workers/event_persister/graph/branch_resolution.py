@@ -105,13 +105,13 @@ class RoomResolution:
 
 
 class CurrentIds(Mapping[StateKey, EventId]):
-    """A view of a room's current state as event ids, without a copy."""
+    """A view of a room's current state as event ids, without a copy. Threads read it."""
 
     def __init__(self, room: LiveRoom) -> None:
         self._room = room
 
     def __getitem__(self, key: StateKey) -> EventId:
-        entry = self._room.state.entry(*key)
+        entry = self._room.state.read_entry(key)
         if entry is None:
             raise KeyError(key)
         return entry.event_id
@@ -122,7 +122,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
     def get(self, key: StateKey, /, default: EventId | T) -> EventId | T: ...
     def get(self, key: StateKey, /, default: EventId | T | None = None) -> EventId | T | None:
         # Most look-ups miss. The inherited method would raise and catch an exception for each.
-        entry = self._room.state.entry(*key)
+        entry = self._room.state.read_entry(key)
         return default if entry is None else entry.event_id
 
     def __iter__(self) -> Iterator[StateKey]:

@@ -27,8 +27,9 @@ from workers.event_persister.room.drafts import Branch, Head, RoomChanged, State
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.event_forms import redacted
 from workers.event_persister.room.live_room import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS, LiveRoom, Parked
+from workers.event_persister.room.member_table import LARGE_ROOM, MemberTable
 from workers.event_persister.room.room_push import RoomPush
-from workers.event_persister.room.room_state import KEPT_TYPES, RoomState
+from workers.event_persister.room.room_state import KEPT_TYPES, MEMBER, RoomState
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room, which walk its state events
@@ -160,11 +161,16 @@ async def load_room(
         rules = await push_rules.read_room(snapshot, end.room_nid, push)
         groups = await get_push_groups(snapshot, end.room_nid)
     state: dict[StateKey, StateEntry] = {}
+    table = MemberTable() if len(rows) >= LARGE_ROOM else None
     events: dict[int, Event] = {}
     for number, row in enumerate(rows):
         if number % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
             await asyncio.sleep(0)
-        state[row.type, row.state_key] = StateEntry(row.event_nid, row.event_id, row.membership)
+        entry = StateEntry(row.event_nid, row.event_id, row.membership)
+        if table is not None and row.type == MEMBER:
+            table.put(row.state_key, entry)
+        else:
+            state[row.type, row.state_key] = entry
         if row.membership == "join":
             push.count_member(UserId(row.state_key))
         if row.json is not None:
@@ -177,7 +183,7 @@ async def load_room(
         version,
         end.room_nid,
         create,
-        RoomState(version, create, head=head, entries=state, events=events, push=push),
+        RoomState(version, create, head=head, entries=state, events=events, push=push, table=table),
         last_writer=end.last_writer,
         last_position=end.last_position,
         transactions=transactions,

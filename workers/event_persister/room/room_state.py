@@ -31,6 +31,7 @@ from workers.event_persister.room.drafts import (
 from workers.event_persister.room.event_forms import redacted, stub
 from workers.event_persister.room.joined_policy_server import JoinedPolicyServer
 from workers.event_persister.room.line_changes import LineChanges
+from workers.event_persister.room.member_table import LARGE_ROOM, MemberTable
 from workers.event_persister.room.reference_hashes import ReferenceHashes
 from workers.event_persister.room.room_push import RoomPush
 
@@ -80,13 +81,19 @@ class RoomState:
         entries: dict[StateKey, StateEntry],
         events: dict[int, Event],
         push: RoomPush,
+        table: MemberTable | None = None,
     ) -> None:
-        """head, entries: as stored. events: the whole state events at hand, by number."""
+        """Keep the state as it is stored.
+
+        events: the whole state events at hand, by number.
+        table: the members of a large room, who are not among `entries` then.
+        """
         self._version = version
         self._create = create
         self._committed = head
         self._pending = head
         self._entries = entries
+        self._table = table
         self._pending_entries: dict[StateKey, StateEntry | None] = {}
         self._events = events
         self._events_bytes = sum(map(_event_size, events.values()))
@@ -115,7 +122,19 @@ class RoomState:
         key = (type, state_key)
         if key in self._pending_entries:
             return self._pending_entries[key]
-        return self._entries.get(key)
+        entry = self._entries.get(key)
+        if entry is None and self._table is not None and type == MEMBER:
+            return self._table.get(state_key)
+        return entry
+
+    def read_entry(self, key: StateKey) -> StateEntry | None:
+        """Return an entry. Any thread may call this: what it reads may be old if the head has changed."""
+        if key in self._pending_entries:
+            return self._pending_entries[key]
+        entry = self._entries.get(key)
+        if entry is None and self._table is not None and key[0] == MEMBER:
+            return self._table.read(key[1])
+        return entry
 
     def membership(self, user_id: UserId) -> str | None:
         """Return the user's membership, None if they never had any."""
@@ -128,8 +147,17 @@ class RoomState:
 
     def walk_members(self, membership: str) -> Iterator[UserId]:
         """Yield the users with this membership. The state must not change meanwhile."""
-        for (kind, key), entry in self.entries():
-            if kind == MEMBER and entry.membership == membership:
+        if self._table is None:
+            for (kind, key), entry in self.entries():
+                if kind == MEMBER and entry.membership == membership:
+                    yield UserId(key)
+            return
+        pending = self._pending_entries
+        for user_id in self._table.with_membership(membership):
+            if (MEMBER, user_id) not in pending:
+                yield user_id
+        for (kind, key), changed in pending.items():
+            if kind == MEMBER and changed is not None and changed.membership == membership:
                 yield UserId(key)
 
     def entries(self) -> Iterator[tuple[StateKey, StateEntry]]:
@@ -138,18 +166,25 @@ class RoomState:
         for key, entry in self._entries.items():
             if key not in pending:
                 yield key, entry
+        if self._table is not None:
+            for user_id, entry in self._table.items():
+                if (MEMBER, user_id) not in pending:
+                    yield (MEMBER, user_id), entry
         for key, changed in pending.items():
             if changed is not None:
                 yield key, changed
 
     def keys_now(self) -> Iterator[StateKey]:
         """Return the keys of the current state, and perhaps some that left it just now. Any thread may call this."""
-        return iter({**self._entries, **self._pending_entries})
+        keys = dict.fromkeys((*self._entries, *self._pending_entries))
+        if self._table is not None:
+            keys.update(dict.fromkeys((MEMBER, user_id) for user_id in self._table.user_ids()))
+        return iter(keys)
 
     @property
     def size(self) -> int:
         """About how many entries the state has."""
-        return len(self._entries) + len(self._pending_entries)
+        return len(self._entries) + len(self._pending_entries) + (0 if self._table is None else len(self._table))
 
     @property
     def create_nid(self) -> int | None:
@@ -361,6 +396,7 @@ class RoomState:
         """About how much memory this takes."""
         return (
             _ENTRY_BYTES * len(self._entries)
+            + (0 if self._table is None else self._table.size_bytes)
             + self._events_bytes
             + _HASH_BYTES * len(self._hashes)
             + _CHANGE_BYTES * len(self._changes)
@@ -378,16 +414,41 @@ class RoomState:
 
     def _commit_change(self, change: EntryChange, built: BuiltEvent, event: Event) -> None:
         key, before, now = change
-        if now is None:
+        if key[0] == MEMBER:
+            self._commit_member(key, now)
+        elif now is None:
             self._entries.pop(key, None)
         else:
             self._entries[key] = now
-            if now.event_nid == built.event_nid and key[0] != MEMBER:
+            if now.event_nid == built.event_nid:
                 self._put_event(now.event_nid, event)
         if key in self._pending_entries and self._pending_entries[key] == now:
             del self._pending_entries[key]
         if before is not None and (gone := self._events.pop(before.event_nid, None)) is not None:
             self._events_bytes -= _event_size(gone)
+
+    def _commit_member(self, key: StateKey, now: StateEntry | None) -> None:
+        if self._table is None and now is not None and key not in self._entries and len(self._entries) >= LARGE_ROOM:
+            self._keep_members_in_table()
+        if self._table is None:
+            if now is None:
+                self._entries.pop(key, None)
+            else:
+                self._entries[key] = now
+        elif now is None:
+            self._table.pop(key[1])
+        else:
+            self._table.put(key[1], now)
+
+    def _keep_members_in_table(self) -> None:
+        """Move the members to a table: once in the life of a room in memory, in some 20 ms."""
+        table = MemberTable()
+        for (kind, user_id), entry in self._entries.items():
+            if kind == MEMBER:
+                table.put(user_id, entry)
+        # Before the entries go, for threads that read.
+        self._table = table
+        self._entries = {key: entry for key, entry in self._entries.items() if key[0] != MEMBER}
 
     def _redact(self, event_nid: int) -> None:
         event = self._events.get(event_nid)

@@ -78,7 +78,11 @@ UPLOAD_KEYS = fenced_statement(
     "upload_keys",
     UploadKeys,
     {
-        "device": f"SELECT 1 FROM fence, devices WHERE {_OF_DEVICE} FOR UPDATE OF devices",
+        # The deletion of a device must see these keys, or be repeated: `accounts/session_statements.py`.
+        "turn": """
+            UPDATE users SET session_turn = session_turn + 1 FROM fence WHERE user_id = :user_id RETURNING 1
+        """,
+        "device": f"SELECT 1 FROM fence, turn, devices WHERE {_OF_DEVICE} FOR UPDATE OF devices",
         "given": "SELECT * FROM :one_time AS g(:one_time.columns)",
         "clash": """
             SELECT g.algorithm, g.key_id FROM given g JOIN one_time_keys k USING (algorithm, key_id)

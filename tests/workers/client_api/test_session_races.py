@@ -16,6 +16,7 @@ from tests.rigs.blockers import blocker, soon
 from tests.rigs.client_api import ClientApi, User, client_api, make_config, password_login
 from tests.rigs.requests import Answer
 from tests.rigs.worker import NO_LIMITS
+from tests.workers.client_api.keys import identity_keys, one_time_keys
 
 _NEW = "battery staple"
 
@@ -201,6 +202,24 @@ async def test_login_on_a_device_that_is_being_deleted_has_its_device_or_is_void
         assert (deleted.status, answer.status) == (200, 200)
         devices = {row[0] for row in await one.sql("SELECT device_id FROM devices")}
         assert await _lives(two, answer.json["access_token"]) == ("PHONE" in devices)
+
+
+@pytest.mark.parametrize("end", ["/logout", "/logout/all"])
+async def test_deleted_device_leaves_no_keys_that_were_being_uploaded(postgres: TestDatabase, end: str) -> None:
+    async with two_processes(postgres.dsn) as (one, two):
+        alice = await one.register("alice", device_id="PHONE")
+        identity, one_time = identity_keys(alice.user_id, "PHONE"), one_time_keys("A")
+        async with blocker(postgres.dsn, "INSERT INTO device_keys (user_id, device_id, json) VALUES ($1, 'PHONE', '')",
+                           alice.user_id) as lock:  # fmt: skip
+            keys = {"device_keys": identity, "one_time_keys": one_time}
+            upload = soon(one.call("POST", "/keys/upload", keys, token=alice.token))
+            await lock.until_waiting(1)
+            logout = soon(two.call("POST", end, token=alice.token))
+            await lock.until_waiting(2, logout)
+            await lock.roll_back()
+            assert [answer.status for answer in await asyncio.gather(upload, logout)] == [200, 200]
+        for table in ("devices", "device_keys", "one_time_keys", "fallback_keys"):
+            assert await one.sql(f"SELECT 1 FROM {table}") == [], table
 
 
 async def test_one_password_allows_one_change(postgres: TestDatabase) -> None:

@@ -12,6 +12,7 @@ from deploy.haproxy.routes import fields_in_use
 from deploy.haproxy.welcome_page import FILE_NAME as WELCOME_FILE
 from shared.core.access_tokens import HINT_PATTERN
 from shared.core.slots import SLOTS
+from shared.http.admission.proxy_notice import UNKNOWN_PROXY
 from shared.http.endpoint import Auth, Endpoint, Pool
 from shared.http.framing import PROXIED
 from workers.main.haproxy_layout import (
@@ -40,6 +41,18 @@ _INTERNAL_PATHS = ("/metrics", "/health", "/_skep")
 _BODY_S = 10
 #: Above the longest answer. A former process has ended this long after a reload.
 _OLD_PROCESS_ENDS_S = 120
+#: Counters by address. An IPv6 address counts by its network of 64 bits, as in `shared/core/addresses.py`. Rates are
+#: means of a period. A full table forgets the addresses that were idle longest.
+_NETWORK = "ipmask(32,64)"
+_CONNECTIONS_TABLE = "address_connections"
+_REQUESTS_TABLE = "address_requests"
+_BODIES_TABLE = "address_bodies"
+_MOST_ADDRESSES = 100_000
+_PERIOD_S = 10
+#: Most trusted proxies one behind the other.
+_MOST_PROXIES = 4
+#: A body without a length that is shorter has arrived whole.
+_WHOLE_BYTES = 8192
 #: Methods that a worker's HTTP parser knows. It would refuse others as malformed HTTP, where 405 is right.
 _METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS"
 
@@ -57,6 +70,10 @@ class HaproxyInputs:
     max_body_bytes: the largest body of requests whose endpoint has no limit of its own.
     connect_timeout_ms: also the wait before a refused connection is tried again.
     client_timeout_s: the silence after which a client's connection is closed.
+    connections_per_address, requests_per_address, requests_per_s_per_address, large_bodies_per_address: the most of one
+        client address, or one IPv6 network of 64 bits; None: no limit.
+    trusted_proxies: networks whose `X-Forwarded-For` names the client.
+    proxy_protocol: True if the trusted proxies speak the PROXY protocol.
     log_target: such as "stdout format raw daemon" or "/dev/log daemon"; "" for no log of requests.
     """
 
@@ -71,9 +88,15 @@ class HaproxyInputs:
     threads: int = 0
     max_connections: int = 4000
     max_body_bytes: int = 1_048_576
-    connect_timeout_ms: int = 250
+    connect_timeout_ms: int = 500
     client_timeout_s: int = 90
     log_target: str = ""
+    connections_per_address: int | None = 1000
+    requests_per_address: int | None = 500
+    requests_per_s_per_address: int | None = 500
+    large_bodies_per_address: int | None = 32
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
 
 
 def render_haproxy_config(
@@ -94,11 +117,12 @@ def render_haproxy_config(
             *_binds(inputs.client_bind, inputs.client_tls_pem),
             *_http1_only(inputs.client_tls_pem),
             *_log(inputs),
+            *_connection_limits(inputs),
             *_preflight(),
             *_probe(_CLIENT_WORKERS, pools),
             *_welcome(),
             *_hide(_INTERNAL_PATHS if inputs.federation_on_client_port else (*_INTERNAL_PATHS, *_FEDERATION_PATHS)),
-            *_rules(_fallback_route("client_api", pools), fields, pools, max_body_bytes),
+            *_rules(inputs, _fallback_route("client_api", pools), fields, pools, max_body_bytes),
         ]
     )
     if inputs.federation_bind:
@@ -108,9 +132,10 @@ def render_haproxy_config(
                 *_binds(inputs.federation_bind, inputs.federation_tls_pem),
                 *_http1_only(inputs.federation_tls_pem),
                 *_log(inputs),
+                *_connection_limits(inputs),
                 *_probe(_FEDERATION_WORKERS, pools),
                 f"    http-request deny deny_status 404 unless {{ path_beg {' '.join(federation)} }}",
-                *_rules(_fallback_route("federation_reader", pools), fields, pools, max_body_bytes),
+                *_rules(inputs, _fallback_route("federation_reader", pools), fields, pools, max_body_bytes),
             ]
         )
     if inputs.metrics_bind:
@@ -122,6 +147,7 @@ def render_haproxy_config(
                 "    http-request deny deny_status 404",
             ]
         )
+    sections += _tables(inputs)
     read_only = {pool.name for pool in pools} - {e.pool for e in endpoints if not (e.idempotent or e.method == "GET")}
     sections += [_backend(pool_backend(pool.name), pool, running, pool.name in read_only) for pool in pools]
     for kind, pool in sorted(slot_pools(tuple(pools)).items()):
@@ -146,6 +172,8 @@ def _global(inputs: HaproxyInputs) -> list[str]:
         f"    maxconn {inputs.max_connections}",
         "    # start with fewer connections if few file descriptors are allowed",
         "    no strict-limits",
+        "    # a GET of HTTP/1.0 with a body gets a worker's answer, as one of HTTP/1.1 does",
+        "    h1-accept-payload-with-any-method",
         "    # room for a long URL (ids of 255 bytes, percent-encoded) and the headers around it",
         "    tune.bufsize 32768",
         "    tune.maxrewrite 8192",
@@ -159,7 +187,8 @@ def _defaults(inputs: HaproxyInputs) -> list[str]:
         "    errorfiles matrix",
         "    unique-id-format %[uuid()]",
         "    # A refused connection is always tried again; an empty answer only where the endpoint may be replayed.",
-        "    retries 3",
+        "    # The tries outlast the checks that find a server down, and a burst for which its listener has no room.",
+        "    retries 5",
         "    retry-on conn-failure empty-response 0rtt-rejected",
         "    option redispatch 1",
         f"    timeout connect {inputs.connect_timeout_ms}ms",
@@ -168,7 +197,7 @@ def _defaults(inputs: HaproxyInputs) -> list[str]:
         "    timeout http-keep-alive 75s",
         "    option httpchk GET /health/ready",
         "    http-check expect status 200",
-        "    timeout check 2s",
+        "    timeout check 5s",
     ]
 
 
@@ -234,15 +263,20 @@ def _fallback_route(worker: str, pools: Sequence[Pool]) -> str:
     raise ValueError(f"no pool of {worker} is declared, which would answer for unknown paths")
 
 
-def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool], max_body_bytes: int) -> list[str]:
+def _rules(
+    inputs: HaproxyInputs, unknown: str, fields: Sequence[int], pools: Sequence[Pool], max_body_bytes: int
+) -> list[str]:
     kinds = sorted(slot_pools(tuple(pools)))
     return [
+        *_client_address(inputs),
+        *_request_limits(inputs),
         f"    http-request deny deny_status 405 unless {{ method {_METHODS} }}",
         "    # hdr_val has 32 bits",
         f"    http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_body_bytes} }}"
         " || { req.hdr(content-length) -m len gt 9 }",
         "    # wait for the body, up to a buffer of it: a worker seldom sees a request before its body",
         f"    http-request wait-for-body time {_BODY_S}s",
+        *_large_body_limit(inputs),
         "    # another process has succeeded this one",
         "    http-after-response set-header connection close if { stopping }",
         "    # headers of the fleet's own, and of tracing: clients must not set them",
@@ -250,10 +284,10 @@ def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool], max_body_
         "    http-request del-header uber -m beg",
         "    http-request del-header jaeger- -m beg",
         f"    http-request set-header {PROXIED.decode()} 1",
+        *_unknown_proxy(inputs),
         "    http-request set-header x-request-id %[unique-id]",
-        "    http-request set-header x-forwarded-for %[src]",
-        "    http-request set-header x-forwarded-proto http unless { ssl_fc }",
-        "    http-request set-header x-forwarded-proto https if { ssl_fc }",
+        "    http-request set-header x-forwarded-for %[var(txn.address)]",
+        *_forwarded_scheme(inputs),
         "    # the route of the request: pool/slots/key/field/retry",
         '    http-request set-var-fmt(txn.request) "%[method]%[path]"',
         f"    http-request set-var(txn.route) 'var(txn.request),map_str({EXACT_MAP})'",
@@ -281,6 +315,96 @@ def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool], max_body_
         "    use_backend %[var(txn.owner)] if { var(txn.owner) -m found } { var(txn.owner),nbsrv gt 0 }",
         "    use_backend pool_%[var(txn.route),field(1,/)]",
     ]
+
+
+def _connection_limits(inputs: HaproxyInputs) -> Iterator[str]:
+    """Limit the connections of each address, except those of trusted proxies, which bring many clients."""
+    if inputs.proxy_protocol and inputs.trusted_proxies:
+        yield f"    tcp-request connection expect-proxy layer4 if {{ {_from_trusted_proxy(inputs)} }}"
+    limits = {
+        "sc0_conn_cur": inputs.connections_per_address,
+        "sc0_conn_rate": _in_period(inputs.requests_per_s_per_address),
+    }
+    if any(limit is not None for limit in limits.values()):
+        yield "    # the connections of one address"
+        unless = f" unless {{ {_from_trusted_proxy(inputs)} }}" if inputs.trusted_proxies else ""
+        yield f"    tcp-request session track-sc0 src,{_NETWORK} table {_CONNECTIONS_TABLE}{unless}"
+        for counter, limit in limits.items():
+            if limit is not None:
+                yield f"    tcp-request session reject if {{ {counter} gt {limit} }}"
+
+
+def _client_address(inputs: HaproxyInputs) -> Iterator[str]:
+    """Find the client's address: that of the connection, or what trusted proxies say, the nearest proxy first."""
+    yield "    # the client's address"
+    yield "    http-request set-var(txn.address) src"
+    if inputs.trusted_proxies:
+        trusted = f"{{ var(txn.address) -m ip {' '.join(inputs.trusted_proxies)} }}"
+        for hop in range(1, _MOST_PROXIES + 1):
+            said = f"req.hdr_ip(x-forwarded-for,-{hop})"
+            yield f"    http-request set-var(txn.address) {said} if {trusted} {{ {said} -m found }}"
+
+
+def _request_limits(inputs: HaproxyInputs) -> Iterator[str]:
+    limits = {
+        "sc1_conn_cur": inputs.requests_per_address,
+        "sc1_http_req_rate": _in_period(inputs.requests_per_s_per_address),
+    }
+    if any(limit is not None for limit in limits.values()):
+        yield "    # the requests of one address"
+        yield f"    http-request track-sc1 var(txn.address),{_NETWORK} table {_REQUESTS_TABLE}"
+        for counter, limit in limits.items():
+            if limit is not None:
+                yield f"    http-request deny deny_status 429 if {{ {counter} gt {limit} }}"
+
+
+def _large_body_limit(inputs: HaproxyInputs) -> Iterator[str]:
+    """Limit the bodies that have not arrived whole by now: a worker will wait for the rest."""
+    if inputs.large_bodies_per_address is None:
+        return
+    track = f"    http-request track-sc2 var(txn.address),{_NETWORK} table {_BODIES_TABLE} if"
+    yield "    # the bodies of one address that have not arrived whole"
+    yield "    http-request set-var(txn.arrived) req.body_len"
+    yield f"{track} {{ req.body_size,sub(txn.arrived) gt 0 }}"
+    yield f"{track} !{{ req.hdr(content-length) -m found }} {{ req.body_len gt {_WHOLE_BYTES} }}"
+    yield f"    http-request deny deny_status 429 if {{ sc2_conn_cur gt {inputs.large_bodies_per_address} }}"
+
+
+def _unknown_proxy(inputs: HaproxyInputs) -> Iterator[str]:
+    """Mark requests that name another client, from an address that is no trusted proxy. Workers log them."""
+    unless = f" !{{ {_from_trusted_proxy(inputs)} }}" if inputs.trusted_proxies else ""
+    if inputs.proxy_protocol:
+        unless += " !{ fc_rcvd_proxy }"
+    for header in ("x-forwarded-for", "forwarded", "x-real-ip"):
+        yield (f"    http-request set-header {UNKNOWN_PROXY.decode()} 1 if {{ req.hdr({header}) -m found }}{unless}")
+
+
+def _forwarded_scheme(inputs: HaproxyInputs) -> Iterator[str]:
+    keep = ""
+    if inputs.trusted_proxies:
+        keep = f" !{{ {_from_trusted_proxy(inputs)} }}"
+    yield f"    http-request set-header x-forwarded-proto http if !{{ ssl_fc }}{keep}"
+    yield f"    http-request set-header x-forwarded-proto https if {{ ssl_fc }}{keep}"
+
+
+def _from_trusted_proxy(inputs: HaproxyInputs) -> str:
+    return f"src {' '.join(inputs.trusted_proxies)}"
+
+
+def _in_period(per_s: int | None) -> int | None:
+    return None if per_s is None else per_s * _PERIOD_S
+
+
+def _tables(inputs: HaproxyInputs) -> Iterator[list[str]]:
+    """Yield the tables of addresses: backends without servers."""
+    period = f"{_PERIOD_S}s"
+    counters = {
+        _CONNECTIONS_TABLE: f"conn_cur,conn_rate({period})",
+        _REQUESTS_TABLE: f"conn_cur,http_req_rate({period})",
+        _BODIES_TABLE: "conn_cur",
+    }
+    for name, stored in counters.items():
+        yield [f"backend {name}", f"    stick-table type ipv6 size {_MOST_ADDRESSES} expire 60s store {stored}"]
 
 
 def _token_rules() -> list[str]:

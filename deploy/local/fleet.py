@@ -48,6 +48,7 @@ from deploy.local.servers.redis import prepare_redis, redis_program
 from deploy.local.servers.unprivileged import CannotRunHere
 from deploy.local.supervisor import Supervisor
 from shared.config.addresses import database_dsn_without_password, database_is_named, redis_is_named
+from shared.config.remarks import remarks
 from shared.config.sections import Config
 from shared.config.writing import effective_yaml
 from shared.http.endpoint import Endpoint, Pool
@@ -101,6 +102,8 @@ def run_fleet(wanted: Wanted, code: Code) -> int:
             if starting.unwritten is not None:
                 data.write_private(starting.path, starting.unwritten)
                 say(f"wrote {starting.path}: for development only, everyone on this machine can register")
+            for remark in remarks(starting.config):
+                say(remark)
             say(f"ready after {time.monotonic() - began:.1f} s")
             print(fleet.greeting(), flush=True)
             fleet.supervisor.supervise()

@@ -49,6 +49,7 @@ from shared.metrics.shares import ShareMetrics
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.operations.request_shares import RequestShares
+from shared.operations.token_guesses import TokenGuesses
 from shared.runtime.clock import Clock
 from shared.runtime.side_loop import SideLoop
 from shared.runtime.tasks import TaskGroup
@@ -220,7 +221,13 @@ def _foundation(
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, writer.lease)
     forwarder = SlotForwarder(slots, process.http_client, clock, process.pools)
-    authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes, lambda: follower.read_now(SESSIONS))
+    authenticator = TokenAuthenticator(
+        database,
+        clock,
+        config.caches.users_bytes,
+        TokenGuesses(config.rate_limits.unknown_token, clock),
+        lambda: follower.read_now(SESSIONS),
+    )
     follower.follow(SESSIONS, authenticator.apply_sessions)
     internal_client = InternalClient(process.http_client, config.secrets.internal_secret.reveal())
     return Foundation(
@@ -265,7 +272,7 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
         rate_limiter=foundation.rate_limiter,
         slot_router=foundation.forwarder,
         internal_secret=config.secrets.internal_secret.reveal(),
-        max_body_bytes=config.limits.max_body_bytes,
+        limits=config.limits,
         metrics=HttpMetrics(foundation.registry),
         pages=ProcessPages(
             foundation.registry,

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _GIVE_UP_AFTER_S = 5.0
 _TRY_AGAIN_AFTER_S = 0.1
+#: How often the slot of a silent owner is looked at. An owner has lost it if another process has it twice in a row.
+_LOOK_AGAIN_AFTER_S = 1.0
 #: Requests that wait for an owner, by the memory that they take; more get 503 at once.
 _MAX_WAITING_BYTES = 64 << 20
 _REQUEST_BYTES = 16_000  # a request and its task, beside the body
@@ -188,13 +190,34 @@ class SlotForwarder:
                     return None
                 address = self._table.address(kind, slot)
                 if address is not None:
-                    response = await self._ask(address, request, path, body)
+                    response = await self._ask_owner(address, request, kind, slot, path, body)
                     if response is not None:
                         return response
                 if self._clock.monotonic_s() > deadline:
                     raise Unavailable(f"No process serves slot {slot} of {kind} at the moment. Try again later")
                 await asyncio.sleep(_TRY_AGAIN_AFTER_S)
                 await self._table.refresh()
+
+    async def _ask_owner(
+        self, address: str, request: Request, kind: str, slot: int, path: bytes | None, body: bytes | None
+    ) -> Response | None:
+        """Ask the owner until it answers, or another process has owned its slot for a moment: the owner may hang."""
+        asking = asyncio.get_running_loop().create_task(self._ask(address, request, path, body))
+        succeeded = False
+        try:
+            while not asking.done():
+                await asyncio.wait((asking,), timeout=_LOOK_AGAIN_AFTER_S)
+                if asking.done():
+                    break
+                if succeeded:
+                    logger.info("The owner at %s lost the slot %d of %s, and did not answer", address, slot, kind)
+                    if request.endpoint.idempotent:
+                        return None
+                    raise _went_away()
+                succeeded = self._table.address(kind, slot) not in (None, address) or self._table.owns(kind, slot)
+            return await asking
+        finally:
+            asking.cancel()
 
     async def _ask(self, address: str, request: Request, path: bytes | None, body: bytes | None) -> Response | None:
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
@@ -216,9 +239,7 @@ class SlotForwarder:
             if request.endpoint.idempotent or str(error) in _NEVER_SENT:
                 logger.info("The owner at %s did not answer: %s", address, error)
                 return None
-            raise Unavailable(
-                "The process that serves this request went away. The request may have been carried out"
-            ) from error
+            raise _went_away() from error
         if answer.status == _MISDIRECTED:
             return None
         kept = tuple((name, answer.headers[name]) for name in (b"retry-after",) if name in answer.headers)
@@ -227,6 +248,10 @@ class SlotForwarder:
 
 #: Errors of Twisted's Agent that come before a byte of the request was sent.
 _NEVER_SENT = ("ConnectionRefusedError", "ConnectError", "TimeoutError", "TCPTimedOutError", "NoRouteError")
+
+
+def _went_away() -> Unavailable:
+    return Unavailable("The process that serves this request went away. The request may have been carried out")
 
 
 def _not_the_owner(kind: str, slot: int, epoch: int) -> MatrixError:

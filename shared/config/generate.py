@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.config.reading import keys_of
-from shared.config.sections import RateLimits
+from shared.config.sections import Haproxy, RateLimits
 from shared.config.writing import sample_yaml
 
 _PRODUCTION = """\
@@ -55,6 +55,7 @@ def development_yaml(client_port: int, federation_port: int) -> str:
     8448 is left out, since other servers use it for a name without port.
     """
     unlimited = {f"rate_limits.{name}": None for name in keys_of(RateLimits)}
+    unlimited |= {f"haproxy.{name}": None for name in keys_of(Haproxy) if name.endswith("_per_address")}
     active: dict[str, Any] = {
         "server_name": "localhost" if federation_port == 8448 else f"localhost:{federation_port}",
         "public_base_url": f"http://127.0.0.1:{client_port}",

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -100,6 +101,14 @@ def _host_and_port_fault(text: str) -> str | None:
     return None
 
 
+def _network_fault(text: str) -> str | None:
+    try:
+        ip_network(text)
+    except ValueError:
+        return "something else"
+    return None
+
+
 def _database_host_fault(text: str) -> str | None:
     return None if text.startswith("/") else _host_and_port_fault(text)
 
@@ -169,6 +178,7 @@ HttpUrl = Annotated[str, Form(r"https?://[^\s/?#]+(/[^\s?#]*)?", 'a URL such as 
 InputFile = Annotated[Path, ReadableFile()]
 Host = Annotated[str, Check("a host name, or an IP address without brackets", _host_fault)]
 HostAndPort = Annotated[str, Check("a host name or an IP address, with or without :port", _host_and_port_fault)]
+Network = Annotated[str, Check("an IP address or a network such as 10.0.0.0/8, without host bits", _network_fault)]
 DatabaseHost = Annotated[
     str, Check("a host name with or without :port, or the directory of a unix socket", _database_host_fault)
 ]

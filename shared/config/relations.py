@@ -10,6 +10,7 @@ from shared.config.sections import (
     Contact,
     Database,
     FederationListener,
+    Haproxy,
     Listeners,
     Redis,
     Replication,
@@ -104,6 +105,12 @@ def _stuck_after_dead(replication: Replication) -> Problem | None:
     return None
 
 
+def _whose_proxy_protocol(haproxy: Haproxy) -> Problem | None:
+    if haproxy.proxy_protocol and not haproxy.trusted_proxies:
+        return Problem("trusted_proxies", "the proxies that speak the PROXY protocol", "nothing")
+    return None
+
+
 def _reachable_contact(contact: Contact) -> Problem | None:
     if contact.matrix_id is None and contact.email_address is None:
         return Problem("", "a matrix_id or an email_address", "neither")
@@ -133,6 +140,7 @@ RELATIONS: Mapping[type, tuple[Relation, ...]] = {
         Relation(("heartbeat_s", "dead_after_s"), _dead_after_two_heartbeats),
         Relation(("dead_after_s", "stuck_after_s"), _stuck_after_dead),
     ),
+    Haproxy: (Relation(("trusted_proxies", "proxy_protocol"), _whose_proxy_protocol),),
     Contact: (Relation(("matrix_id", "email_address"), _reachable_contact),),
     Signing: (Relation(("key", "old_keys"), _each_key_once),),
 }

@@ -24,6 +24,7 @@ from shared.config.kinds import (
     InputFile,
     InternalSecret,
     LifetimeSeconds,
+    Network,
     NonEmpty,
     Port,
     PortOrPicked,
@@ -253,7 +254,11 @@ class RateLimits:
     account: Rate | None = Rate(1, 30)
     """Changes of profile, password, account data, per user."""
     read: Rate | None = Rate(50, 500)
-    """Reads, per user."""
+    """Reads, per user; requests without a token, per address."""
+    sync: Rate | None = Rate(20, 200)
+    """Calls of `/sync`, per user and process."""
+    unknown_token: Rate | None = Rate(5, 100)
+    """Requests with an unknown access token, per address and process. Beyond it no unknown token is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +310,13 @@ class Limits:
     """Limits of what a request may ask for."""
 
     max_body_bytes: Positive = 1_048_576
-    """Largest request body, unless the endpoint has its own limit."""
+    """Largest request body, unless the endpoint has its own limit. Without an access token: 16 KiB."""
+    body_deadline_s: Seconds = 60.0
+    """Time within which the body of a request must have arrived."""
+    body_bytes_per_s: Positive = 4096
+    """Least rate, after ten seconds, at which the body of a request must arrive."""
+    requests_per_user: Positive | None = 200
+    """Most requests of one user that a process serves at a time, waiting `/sync` included; null: no limit."""
     max_sync_timeout_ms: Positive = 60_000
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100
@@ -504,6 +515,19 @@ class Haproxy:
     """Threads; one carries some 20,000 requests a second."""
     max_connections: Positive = 20_000
     """Most connections at a time."""
+    connections_per_address: Positive | None = 1000
+    """Most connections of one client address (of one network of 64 bits, for IPv6); more are closed. null: no limit."""
+    requests_per_address: Positive | None = 500
+    """Most requests of one client address that are under way, waiting `/sync` included; null: no limit."""
+    requests_per_s_per_address: Positive | None = 500
+    """Most requests a second of one client address, as the mean of ten seconds; null: no limit."""
+    large_bodies_per_address: Positive | None = 32
+    """Most request bodies over some 20 KB of one client address that are under way; null: no limit."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks of the proxies in front of haproxy, such as `10.0.0.0/8`. The client's address is what they say in
+    `X-Forwarded-For`, and never what anybody else says there. Without them, all users of a proxy have one address."""
+    proxy_protocol: bool = False
+    """True if the trusted proxies speak the PROXY protocol (version 1 or 2) to haproxy."""
     runtime_sockets: tuple[RuntimeSocket, ...] = ()
     """Runtime sockets of every haproxy in use, an absolute path or `host:port` each, through which main keeps their
     maps right. `skep up` uses that of its own haproxy."""

@@ -38,7 +38,10 @@ class RoutingKey(Enum):
 
 
 class RateLimit(Enum):
-    """The rate limit classes. Their limits are in the configuration."""
+    """The rate limit classes. Their limits are in the configuration.
+
+    Requests without a token count per address in every class. NONE is for internal calls only.
+    """
 
     NONE = "none"
     MESSAGE = "message"  # per user: events sent
@@ -48,7 +51,8 @@ class RateLimit(Enum):
     REGISTRATION = "registration"  # per address
     LOGIN = "login"  # per address and per account
     ACCOUNT = "account"  # per user: profile, account data, passwords
-    READ = "read"  # per user
+    READ = "read"  # per user; requests without a token per address
+    SYNC = "sync"  # per user, in each process by itself
 
 
 class Share(Enum):
@@ -106,7 +110,7 @@ class Endpoint:
     pool: str
     routing_key: RoutingKey = RoutingKey.NONE
     auth: Auth = Auth.ACCESS_TOKEN
-    rate_limit: RateLimit = RateLimit.NONE
+    rate_limit: RateLimit = RateLimit.READ
     share: Share = Share.NONE
     idempotent: bool = False
     versions: tuple[str, ...] = CLIENT_V3

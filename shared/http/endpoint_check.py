@@ -7,7 +7,7 @@ from itertools import combinations, product
 from typing import TypeAlias
 
 from shared.core.slots import SLOT_KINDS
-from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RoutingKey, paths_of
+from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RateLimit, RoutingKey, paths_of
 from shared.http.routing import PathShape, compile_path
 
 #: The prefix of calls between processes of one fleet. haproxy blocks it.
@@ -62,6 +62,10 @@ def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
         yield "a name is lower-case letters, digits and '_'"
     if endpoint.method not in _METHODS:
         yield f"method {endpoint.method} must be one of {', '.join(sorted(_METHODS))}"
+    if endpoint.rate_limit is RateLimit.NONE and endpoint.auth is not Auth.INTERNAL:
+        yield "every endpoint but an internal one needs a rate limit"
+    if endpoint.auth in (Auth.NONE, Auth.OPTIONAL) and endpoint.body_limit_bytes is not None:
+        yield "an endpoint that needs no token has no body limit of its own: strangers may send little"
     if pool is None:
         yield f"pool {endpoint.pool!r} is not declared"
     elif pool.slot_kind and SLOT_KIND_OF_KEY.get(key, pool.slot_kind) != pool.slot_kind:

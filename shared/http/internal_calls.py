@@ -26,7 +26,7 @@ import msgspec
 
 from shared.core.errors import RemoteServerError, bad_json
 from shared.http.client import HttpClient, HttpResponse
-from shared.http.endpoint import Auth, Endpoint, RoutingKey
+from shared.http.endpoint import Auth, Endpoint, RateLimit, RoutingKey
 from shared.http.endpoint_check import SLOT_KIND_OF_KEY
 from shared.http.request import FORWARDED, Handler, Request, Response
 from shared.http.serving import declare
@@ -74,6 +74,7 @@ class InternalCall(Generic[Takes, Returns]):
             pool=self.pool,
             routing_key=self.routing_key,
             auth=Auth.INTERNAL,
+            rate_limit=RateLimit.NONE,
             idempotent=self.method == "PUT",
             body_limit_bytes=self.body_limit_bytes,
         )

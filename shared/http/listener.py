@@ -38,7 +38,11 @@ class _LingeringTransport:
         if self.lingers or self._transport.is_closing():
             return
         self.lingers = True
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer has reset the connection
+            self._transport.close()
+            return
         self._transport.resume_reading()
         self._timer = asyncio.get_running_loop().call_later(_LINGER_S, self._transport.close)
 
@@ -112,7 +116,7 @@ class HttpServer:
             lambda: _Connection(self._config, self._state, {"connection": ConnectionState()}, loop),
             self._host,
             self._port,
-            backlog=2048,
+            backlog=4096,
         )
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

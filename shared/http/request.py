@@ -74,9 +74,10 @@ class Request:
     path: the raw path without the query.
     params: path parameters, percent-decoded once.
     headers: lower-case names, with the last value of each.
-    body: whole, within the endpoint's limit.
+    body: whole, within the endpoint's limit. Empty until the request was authenticated.
     client_address: as the proxy saw it.
     held_slot: (kind, slot) that stays with this process until the request is answered.
+    under_way: the user for whom the request counts as one under way.
     """
 
     endpoint: Endpoint
@@ -90,6 +91,7 @@ class Request:
     request_id: str
     requester: Requester | None = None
     held_slot: tuple[str, int] | None = None
+    under_way: Requester | None = None
     _query: dict[str, list[str]] | None = field(default=None, repr=False)
 
     @property

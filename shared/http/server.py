@@ -1,6 +1,6 @@
 """The HTTP server of every process: an ASGI application on uvicorn's httptools protocol, on the reactor's loop.
 
-For each request it finds the endpoint, reads the body within its limit, authenticates, applies the rate limit, makes
+For each request it finds the endpoint, authenticates, applies the rate limit, reads the body within its limits, makes
 sure that this process owns the slot (or forwards the request), calls the handler, turns errors into Matrix errors, adds
 CORS headers and counts.
 """
@@ -15,7 +15,11 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, Protocol
 
+from shared.config.sections import Limits
 from shared.core.errors import UNRECOGNIZED_REQUEST, MatrixError, unrecognized
+from shared.http.admission.bodies import BodyReader, ClientGone
+from shared.http.admission.places import Places
+from shared.http.admission.proxy_notice import UNKNOWN_PROXY, ProxyNotice
 from shared.http.asgi import Receive, Send, send_response
 from shared.http.endpoint import Auth, Endpoint, RateLimit, Share
 from shared.http.errors_to_json import RefusalLog, response_for
@@ -91,7 +95,6 @@ class Application:
     endpoints: those of the whole fleet, so that every process distinguishes an unknown path (404) from a wrong method
         (405).
     handlers: of the endpoints that this process serves, by endpoint name.
-    max_body_bytes: for requests whose endpoint has no limit of its own.
     shares: the users' shares in scarce work; None: no limits.
     set_aside: the requests of which processes died; None: there are none.
     Raises ValueError if a handler has no endpoint, or if this server cannot authenticate the callers of its endpoint.
@@ -106,7 +109,7 @@ class Application:
         rate_limiter: RateLimiter,
         slot_router: SlotRouter,
         internal_secret: str,
-        max_body_bytes: int,
+        limits: Limits,
         metrics: HttpMetrics,
         pages: ProcessPages,
         shares: Shares | None = None,
@@ -124,12 +127,14 @@ class Application:
         self._rate_limiter = rate_limiter
         self._slot_router = slot_router
         self._internal_secret = internal_secret.encode()
-        self._max_body_bytes = max_body_bytes
+        self._bodies = BodyReader(limits, metrics)
+        self._under_way = Places("requests", per_user=limits.requests_per_user, in_all=None, metrics=metrics)
         self._metrics = metrics
         self._pages = pages
         self._shares = shares
         self._set_aside = set_aside
         self._refusals = RefusalLog()
+        self._proxies = ProxyNotice()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -157,7 +162,7 @@ class Application:
                 handler = self._handlers.get(name)
                 if handler is None:
                     raise unrecognized(f"This process does not serve {name}")
-                body = await _read_body(receive, headers, endpoint.body_limit_bytes or self._max_body_bytes)
+                self._bodies.refuse_oversized(endpoint, headers)
                 request = Request(
                     endpoint=endpoint,
                     method=method,
@@ -165,15 +170,17 @@ class Application:
                     raw_query=scope["query_string"],
                     params=match.params,
                     headers=headers,
-                    body=body,
+                    body=b"",
                     client_address=_client_address(headers, scope),
                     request_id=identifier,
                 )
                 with tracing.request_span(name, headers):
-                    response = await self._serve(request, handler)
-            except (asyncio.CancelledError, _ClientGone) as error:
+                    response = await self._serve(request, handler, receive)
+            except (asyncio.CancelledError, ClientGone) as error:
                 self._metrics.finish(timer, name, method, _NOT_ANSWERED)
-                if isinstance(error, _ClientGone):
+                if request is not None:
+                    self._leave(request)
+                if isinstance(error, ClientGone):
                     return
                 raise
             except Exception as error:
@@ -191,20 +198,46 @@ class Application:
             # Half an answer is sent. uvicorn breaks the connection, so that it is not taken for a whole one.
             self._metrics.finish(timer, name, method, _NOT_ANSWERED)
             raise
+        finally:
+            if request is not None:
+                self._leave(request)
         self._metrics.finish(timer, name, method, response.status)
         # The endpoint's name instead of the path, since ids are private and queries may contain tokens.
         logger.debug("%s %s answered with %d", method, name, response.status)
 
-    async def _serve(self, request: Request, handler: Handler) -> Response:
-        endpoint = request.endpoint
+    async def _serve(self, request: Request, handler: Handler, receive: Receive) -> Response:
         began_s = time.monotonic()
+        await self._admit(request)
+        # Only now, so that nobody without a token makes this process read anything large.
+        request.body = await self._bodies.read(request, receive)
+        if self._set_aside is not None:
+            self._set_aside.check(request)
+        elsewhere = await self._slot_router.route(request)
+        if elsewhere is not None:
+            return elsewhere
+        try:
+            if request.requester is not None and time.monotonic() - began_s > _WAITED_LONG_S:
+                # The body was slow, or the slot was being moved to this process: the token may have been revoked.
+                request.requester = await self._authenticator.authenticate(access_token_of(request), request)
+            if request.endpoint.share is Share.NONE or self._shares is None:
+                return await handler(request)
+            return await self._shares.serve(handler, request)
+        finally:
+            self._slot_router.served(request)
+
+    async def _admit(self, request: Request) -> None:
+        """Authenticate a request, and count it."""
+        endpoint = request.endpoint
         if endpoint.auth is Auth.INTERNAL:
             given = request.headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self._internal_secret):
                 raise unrecognized()  # as if the endpoint did not exist
-        elif endpoint.auth not in _CHECKED:
+            return
+        if UNKNOWN_PROXY in request.headers:
+            self._proxies.note(request.client_address)
+        if endpoint.auth not in _CHECKED:
             raise unrecognized()  # `__init__` refuses such handlers: this is the second lock
-        elif endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
+        if endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
             token = access_token_of(request)
             if token is not None or endpoint.auth is Auth.ACCESS_TOKEN:
                 request.requester = await self._authenticator.authenticate(token, request)
@@ -212,22 +245,17 @@ class Application:
                     check_guest(endpoint)
         if endpoint.rate_limit is not RateLimit.NONE and FORWARDED not in request.headers:
             await self._rate_limiter.check(endpoint.rate_limit, request.requester, request.client_address)
-        if self._set_aside is not None:
-            self._set_aside.check(request)
         if self._shares is not None:
             self._shares.check_untaken(request)
-        elsewhere = await self._slot_router.route(request)
-        if elsewhere is not None:
-            return elsewhere
-        try:
-            if request.requester is not None and time.monotonic() - began_s > _WAITED_LONG_S:
-                # The slot was being moved to this process meanwhile, and the token may have been revoked.
-                request.requester = await self._authenticator.authenticate(access_token_of(request), request)
-            if endpoint.share is Share.NONE or self._shares is None:
-                return await handler(request)
-            return await self._shares.serve(handler, request)
-        finally:
-            self._slot_router.served(request)
+        if request.requester is not None:
+            self._under_way.take(request.requester)
+            request.under_way = request.requester
+
+    def _leave(self, request: Request) -> None:
+        """Count the request no longer as one under way."""
+        requester, request.under_way = request.under_way, None
+        if requester is not None:
+            self._under_way.give_back(requester)
 
 
 def request_in(frame: FrameType | None) -> Request | None:
@@ -259,29 +287,6 @@ def access_token_of(request: Request) -> str | None:
         if scheme.lower() == "bearer" and token:
             return token.strip()
     return request.query_text("access_token")
-
-
-class _ClientGone(Exception):
-    """The client disconnected before its request was complete."""
-
-
-async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise MatrixError("M_TOO_LARGE", f"The body must have at most {limit_bytes} bytes", 413)
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGone
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > limit_bytes:
-            raise MatrixError("M_TOO_LARGE", f"The body must have at most {limit_bytes} bytes", 413)
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _client_address(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) -> str:

@@ -25,6 +25,12 @@ class HttpMetrics:
             registry=registry,
         )
         self._under_way = Gauge("skep_http_requests_under_way", "Requests being served", registry=registry)
+        self._turned_away = Counter(
+            "skep_http_turned_away_total",
+            "Requests refused since too much was under way, or their body was too slow",
+            ("what",),
+            registry=registry,
+        )
         self._count: dict[tuple[str, str, int], Counter] = {}
         self._time: dict[str, Histogram] = {}
 
@@ -47,3 +53,7 @@ class HttpMetrics:
         if histogram is None:
             histogram = self._time[endpoint] = self._seconds.labels(endpoint)
         histogram.observe(time.perf_counter() - started)
+
+    def turned_away(self, what: str) -> None:
+        """Count a request that was refused. what: the thing of which there were too many."""
+        self._turned_away.labels(what).inc()

@@ -21,6 +21,7 @@ from shared.core.errors import MatrixError, SkepError, Unavailable
 from shared.core.identifiers import UserId
 from shared.core.rows import SessionRow
 from shared.http.request import Request, Requester
+from shared.operations.token_guesses import TokenGuesses
 from shared.runtime.clock import Clock
 from shared.storage.accounts.tokens import LastSeen, Session, end_predecessors, get_session, hash_token, set_last_seen
 from shared.storage.engine.pool import Database
@@ -73,15 +74,22 @@ class TokenAuthenticator:
     """The HTTP server's `Authenticator`.
 
     budget_bytes: of the cache, which `apply_sessions` invalidates.
+    guesses: the unknown tokens that came recently, by address.
     read_changes: reads the rows that replication has not brought yet from Postgres, and passes them to
         `apply_sessions`. Raises Unavailable.
     """
 
     def __init__(
-        self, database: Database, clock: Clock, budget_bytes: int, read_changes: Callable[[], Awaitable[None]]
+        self,
+        database: Database,
+        clock: Clock,
+        budget_bytes: int,
+        guesses: TokenGuesses,
+        read_changes: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._clock = clock
+        self._guesses = guesses
         self._read_changes = read_changes
         #: All changes committed before this time have been applied.
         self._current_s = float("-inf")
@@ -99,13 +107,20 @@ class TokenAuthenticator:
         """Return the requester that a token belongs to.
 
         Raises MatrixError 401: M_MISSING_TOKEN, or M_UNKNOWN_TOKEN, with `soft_logout: true` if the token has expired
-        and was issued with a refresh token.
+        and was issued with a refresh token. After too many unknown tokens from one address, M_LIMIT_EXCEEDED (429).
         """
         if token is None:
             raise MatrixError("M_MISSING_TOKEN", "Missing access token", 401)
         if not token or len(token) > MAX_TOKEN_CHARS:
             raise _unknown_token(soft_logout=False)
-        known = await self._accepted(hash_token(token))
+        token_hash = hash_token(token)
+        if self._cache.get(token_hash) is None:
+            self._guesses.check(request.client_address)
+        try:
+            known = await self._accepted(token_hash)
+        except MatrixError:
+            self._guesses.failed(request.client_address)
+            raise
         self._note_use(known.requester, request.client_address, self._clock.now_ms())
         return known.requester
 

@@ -40,6 +40,8 @@ _SHARE_BYTES = 400
 _PER_ADDRESS = frozenset({RateLimit.REGISTRATION})
 #: Counted elsewhere, see the module's docstring.
 _NOT_HERE = frozenset({RateLimit.NONE, RateLimit.LOGIN})
+#: Counted by each process alone: a user's requests come to one process anyway, and a call to the owner costs too much.
+_ALONE = frozenset({RateLimit.SYNC})
 
 
 class Slots(Protocol):
@@ -118,12 +120,10 @@ class FleetRateLimiter:
             return
         by_user = None if requester is None or limit in _PER_ADDRESS else requester.user_id
         key = by_user or f"address:{address_key(client_address)}"
-        slot = slot_of(key)
-        wait_s = (
-            self.grant(limit, key, 1).wait_s
-            if self._slots.owns("users", slot)
-            else await self._spend_share(limit, rate, key, slot)
-        )
+        if limit in _ALONE or self._slots.owns("users", slot := slot_of(key)):
+            wait_s = self.grant(limit, key, 1).wait_s
+        else:
+            wait_s = await self._spend_share(limit, rate, key, slot)
         if wait_s > 0:
             raise limit_exceeded(wait_s)
 

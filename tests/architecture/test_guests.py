@@ -7,6 +7,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from deploy.endpoint_table import all_endpoints
+from shared.config.sections import Limits
 from shared.http.endpoint import Auth, Endpoint, paths_of
 from shared.http.guests import GUESTS_MAY
 from shared.http.process_pages import ProcessPages
@@ -91,7 +92,7 @@ async def test_guests_can_call_only_the_listed_endpoints() -> None:
         rate_limiter=anybody,
         slot_router=anybody,
         internal_secret="x",
-        max_body_bytes=100,
+        limits=Limits(max_body_bytes=100),
         metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )

@@ -33,6 +33,7 @@ class ModelProxy:
         self.servers: dict[str, ProxyServer] = {}
         self.map = {str(slot): NO_BACKEND for slot in range(SLOTS)}
         self.busy: set[str] = set()
+        self.ended: list[str] = []
         self.holes_allowed = True
 
     @property
@@ -48,7 +49,9 @@ class ModelProxy:
                 assert serving.issuperset(named), command
 
     def _run(self, verb: str, what: str, name: str, *rest: str) -> None:
-        if (verb, what) == ("add", "server"):
+        if (verb, what, name) == ("shutdown", "sessions", "server"):
+            self.ended.append(rest[0])
+        elif (verb, what) == ("add", "server"):
             assert name not in self.servers
             backend, _, server = name.partition("/")
             self.servers[name] = ProxyServer(backend, server, rest[0], admin_state=1, checked=False)
@@ -133,9 +136,33 @@ def test_a_server_with_connections_is_left_in_maintenance_and_deleted_later() ->
     proxy.busy = {"rooms_2/b"}
     proxy.run(plan_commands(fleet("a"), proxy.state, POOLS, BACKENDS))
     assert proxy.servers["rooms_2/b"].admin_state == 1
-    assert plan_commands(fleet("a"), proxy.state, POOLS, BACKENDS) == ["del server rooms_2/b"]
+    assert plan_commands(fleet("a"), proxy.state, POOLS, BACKENDS) == [
+        "shutdown sessions server rooms_2/b",
+        "del server rooms_2/b",
+    ]
     # back before it was deleted: the same backend, as good as new
     assert "set server rooms_2/b state ready" in plan_commands(fleet("a", "b"), proxy.state, POOLS, BACKENDS)
+
+
+def test_requests_of_a_process_without_a_lease_end() -> None:
+    """A process that stopped draining, or that only another process backs up, finishes its requests."""
+    proxy = ModelProxy()
+    proxy.run(plan_commands(fleet("a", "b", "c"), proxy.state, POOLS, BACKENDS))
+    leaving = FleetRouting(fleet("a", "b").workers, fleet("a", "b").owners, leased=frozenset({"a", "b", "c"}))
+    proxy.run(plan_commands(leaving, proxy.state, POOLS, BACKENDS))
+    assert "pool_room_write/c" not in proxy.servers
+    assert proxy.ended == []
+    proxy.run(plan_commands(fleet("a"), proxy.state, POOLS, BACKENDS))
+    assert sorted(proxy.ended) == ["pool_room_write/b", "rooms_1/b.backup", "rooms_2/b"]
+
+
+def test_requests_to_the_former_address_of_a_process_end() -> None:
+    """A process that replaces a stopped one has its name."""
+    proxy = ModelProxy()
+    proxy.run(plan_commands(fleet("a"), proxy.state, POOLS, BACKENDS))
+    moved = FleetRouting((FleetWorker("a", "event_persister", "10.0.0.9:1"),), fleet("a").owners)
+    proxy.run(plan_commands(moved, proxy.state, POOLS, BACKENDS))
+    assert sorted(proxy.ended) == ["pool_room_write/a", "rooms_1/a"]
 
 
 def test_more_owners_than_backends_still_serve_through_the_pool() -> None:
@@ -149,7 +176,7 @@ def test_an_ipv6_address_is_written_as_haproxy_takes_it() -> None:
     workers = (FleetWorker("a", "synchrotron", "[2001:db8::1]:81"),)
     now = ProxyState((ProxyServer("pool_sync", "a", "[2001:db8::1]:80"),))
     commands = plan_commands(FleetRouting(workers, {}), now, POOLS[1:2])
-    assert commands == ["set server pool_sync/a addr 2001:db8::1 port 81"]
+    assert commands[0] == "set server pool_sync/a addr 2001:db8::1 port 81"
 
 
 def test_a_servers_id_depends_on_its_name_alone() -> None:

@@ -57,6 +57,19 @@ class EchoWorker:
 
         asyncio.run_coroutine_threadsafe(close(), self._loop).result(5)
 
+    def stop_listening(self) -> None:
+        """Refuse new connections, and keep those that are open. `start` listens again."""
+
+        async def close() -> None:
+            if self._server is not None:
+                self._server.close()
+
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result(5)
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
     def seen(self, *, ready: bool = True) -> FleetWorker:
         return FleetWorker(self.name, self.type, self.address, ready)
 
@@ -102,8 +115,10 @@ class Answer:
 class Client:
     """A client with one keep-alive connection, reopened after an answer closes it. Sends bytes unchanged."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        """source: the client's own address, any of 127.0.0.0/8."""
         self.address = ("127.0.0.1", port)
+        self.source = source
         self._socket: socket.socket | None = None
 
     def ask(self, method: str, target: bytes, headers: dict[str, bytes] | None = None, raw: bytes = b"") -> Answer:
@@ -115,7 +130,7 @@ class Client:
         lines += [b"%s: %s" % (name.encode(), value) for name, value in fields.items()]
         request = raw or b"\r\n".join(lines) + b"\r\n\r\n" + (b"{}" if "content-length" in fields else b"")
         if self._socket is None:
-            self._socket = socket.create_connection(self.address, timeout=10)
+            self._socket = socket.create_connection(self.address, timeout=10, source_address=(self.source, 0))
         self._socket.sendall(request)
         data = b""
         while b"\r\n\r\n" not in data:
@@ -193,9 +208,18 @@ class Rig:
 
 @contextmanager
 def haproxy_rig(
-    directory: Path, endpoints: tuple[Endpoint, ...], pools: tuple[Pool, ...], *, client_tls: bool = False
+    directory: Path,
+    endpoints: tuple[Endpoint, ...],
+    pools: tuple[Pool, ...],
+    *,
+    client_tls: bool = False,
+    **choices: Any,
 ) -> Iterator[Rig]:
-    """Run haproxy without workers. directory: new, with a short path because it holds the runtime socket."""
+    """Run haproxy without workers.
+
+    directory: new, with a short path because it holds the runtime socket
+    choices: further fields of `HaproxyInputs`
+    """
     pem = str(directory / "client.pem") if client_tls else ""
     if client_tls:
         write_self_signed(Path(pem), "hive.example")
@@ -206,6 +230,7 @@ def haproxy_rig(
         federation_bind=(f"127.0.0.1:{federation_port}",),
         runtime_socket=str(directory / "s"),
         threads=1,
+        **choices,
     )
     configuration = write_haproxy_files(inputs, endpoints, pools, directory / "with space")
     loop = asyncio.new_event_loop()

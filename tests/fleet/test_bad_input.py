@@ -361,9 +361,9 @@ def test_nul_in_events_survives_a_round_trip(hostility: Hostility) -> None:
 
 
 def test_client_cannot_set_internal_registration_keys(hostility: Hostility) -> None:
-    """`password_hash` is kept with a request during interactive authentication. A client must not provide it."""
+    """`sealed_password` is kept with a request during interactive authentication. A client must not provide it."""
     url = hostility.fleet.client_url
-    body = {"username": "hashed", "password_hash": "$argon2id$nonsense", "auth": {"type": "m.login.dummy"}}
+    body = {"username": "hashed", "sealed_password": "nonsense", "auth": {"type": "m.login.dummy"}}
     answer = call_http(url, "POST", f"{CLIENT}/register", body=body)
     assert (answer.status, answer.errcode) == (400, "M_MISSING_PARAM"), answer
 

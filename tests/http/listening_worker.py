@@ -1,7 +1,7 @@
 """A worker's real HTTP server in a thread, with every declared endpoint. The handlers return the path and the query.
 
 The authenticator, rate limiter and slot router are fakes. They refuse a request with the header `x-test-refusal: auth`,
-`limit` or `slot`.
+`rate`, `limit` or `slot`. Each token belongs to a user of its own, whose name begins with it.
 """
 
 import asyncio
@@ -14,7 +14,9 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from deploy.endpoint_table import all_endpoints
+from shared.config.sections import Limits
 from shared.core.errors import MatrixError, Unavailable
+from shared.core.identifiers import UserId
 from shared.http.endpoint import RateLimit
 from shared.http.gate import Gate
 from shared.http.listener import HttpServer
@@ -26,16 +28,23 @@ from workers.main.haproxy_plan import FleetWorker
 
 MAX_BODY_BYTES = 200_000
 SECRET = "the fleet's secret"
+_LIMITS = Limits(max_body_bytes=MAX_BODY_BYTES)
 
 
 class _Refusing:
+    refuse_next = False
+
     async def authenticate(self, token: str | None, request: Request) -> Requester:
         if token is None or request.headers.get(b"x-test-refusal") == b"auth":
             raise MatrixError("M_UNKNOWN_TOKEN", "Unknown access token", 401)
-        return Requester("@a:hive.example", "D", b"")
+        self.refuse_next = request.headers.get(b"x-test-refusal") == b"rate"
+        return Requester(UserId(f"@{token}:hive.example"), "D", b"")
 
     async def check(self, limit: RateLimit, requester: Requester | None, client_address: str) -> None:
-        """Limit nothing. `route` refuses for the rate limit too, and so covers endpoints without a limit."""
+        """Refuse for `rate`, right after `authenticate`. `route` refuses for `limit`, after the body."""
+        if self.refuse_next:
+            self.refuse_next = False
+            raise MatrixError("M_LIMIT_EXCEEDED", "Too many requests", 429, {"retry_after_ms": 10})
 
     async def route(self, request: Request) -> Response | None:
         match request.headers.get(b"x-test-refusal"):
@@ -49,7 +58,7 @@ class _Refusing:
         """Count nothing."""
 
 
-def application() -> Application:
+def application(limits: Limits = _LIMITS) -> Application:
     async def handle(request: Request) -> Response:
         return Response(orjson.dumps({"served": request.path.decode(), "query": request.raw_query.decode()}))
 
@@ -61,7 +70,7 @@ def application() -> Application:
         rate_limiter=refusing,
         slot_router=refusing,
         internal_secret=SECRET,
-        max_body_bytes=MAX_BODY_BYTES,
+        limits=limits,
         metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=True),
     )
@@ -73,14 +82,15 @@ class ListeningWorker:
     name, type, seen: the interface of EchoWorker in haproxy's rig
     """
 
-    def __init__(self, gate: Gate, address: str, worker_type: str = "client_api") -> None:
+    def __init__(self, gate: Gate, address: str, worker_type: str, limits: Limits) -> None:
         self.gate = gate
+        self.limits = limits
         self.address = address
         self.name, self.type = f"{worker_type}1", worker_type
 
     def open(self) -> None:
         """Let requests through the gate."""
-        self.gate.open(application(), lambda: True)
+        self.gate.open(application(self.limits), lambda: True)
 
     @property
     def port(self) -> int:
@@ -91,7 +101,7 @@ class ListeningWorker:
 
 
 @contextmanager
-def listening_worker(worker_type: str = "client_api") -> Iterator[ListeningWorker]:
+def listening_worker(worker_type: str = "client_api", limits: Limits = _LIMITS) -> Iterator[ListeningWorker]:
     """Serve on a port of 127.0.0.1 until the end of the block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -102,7 +112,7 @@ def listening_worker(worker_type: str = "client_api") -> Iterator[ListeningWorke
 
     gate = Gate()
     server = HttpServer(gate, "127.0.0.1", 0)
-    worker = ListeningWorker(gate, run(server.start()), worker_type)
+    worker = ListeningWorker(gate, run(server.start()), worker_type, limits)
     worker.open()
     try:
         yield worker

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shared.config.sections import Limits
 from shared.http import server
 from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RoutingKey
 from shared.http.endpoint_check import check_endpoints
@@ -47,7 +48,7 @@ def application(auth: Auth) -> Application:
         rate_limiter=anybody,
         slot_router=anybody,
         internal_secret="x",
-        max_body_bytes=100,
+        limits=Limits(max_body_bytes=100),
         metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )

@@ -143,7 +143,10 @@ def test_refusal_after_routing_keeps_requests_apart(worker: ListeningWorker, ref
             except TimeoutError:
                 connection.settimeout(10)
                 connection.sendall(body)
-                assert connection.recv(65536).count(b"HTTP/1.1 ") == 1, endpoint.name
+                late = connection.recv(65536)
+                assert late.count(b"HTTP/1.1 ") == 1, endpoint.name
+                if b"connection: close" in late:  # an early answer of a slow machine
+                    return
                 connection.sendall(head("GET", "/_matrix/client/versions?next", connection="close"))
                 rest = b""
                 while data := connection.recv(65536):

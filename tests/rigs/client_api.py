@@ -15,6 +15,7 @@ from shared.config.kinds import Secret
 from shared.config.sections import Config, Registration, Secrets
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
+from shared.operations.token_guesses import TokenGuesses
 from tests.rigs import worker
 from tests.rigs.requests import SECRET, Answer, ask, bearer
 from tests.rigs.slots import MemorySlots, Reachable
@@ -119,6 +120,12 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
 def _surroundings(foundation: Foundation) -> Mapping[str, Any]:
     clock, slots = foundation.clock, foundation.slots
     return {
-        "authenticator": TokenAuthenticator(foundation.database, clock, 1 << 20, lambda: asyncio.sleep(0)),
+        "authenticator": TokenAuthenticator(
+            foundation.database,
+            clock,
+            1 << 20,
+            TokenGuesses(foundation.config.rate_limits.unknown_token, clock),
+            lambda: asyncio.sleep(0),
+        ),
         "rate_limiter": FleetRateLimiter(foundation.config.rate_limits, clock, foundation.internal_client, slots),
     }

@@ -51,7 +51,7 @@ async def ask(
         "method": method,
         "raw_path": path.encode(),
         "query_string": query.encode(),
-        "headers": list(headers),
+        "headers": [*headers, *([(b"content-length", b"%d" % len(body))] if body else [])],
         "client": ("127.0.0.1", 1),
     }
     pending = [{"type": "http.request", "body": body, "more_body": False}]

@@ -19,7 +19,7 @@ from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from replication.streams.follower import Follower
 from shared.config.kinds import Secret
-from shared.config.sections import Config, RateLimits, Secrets, Signing
+from shared.config.sections import Config, Limits, RateLimits, Secrets, Signing
 from shared.core.identifiers import UserId
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.internal_calls import InternalClient
@@ -209,7 +209,7 @@ async def run_worker(
             rate_limiter=foundation.rate_limiter,
             slot_router=router,
             internal_secret=SECRET,
-            max_body_bytes=1 << 20,
+            limits=Limits(),
             metrics=HttpMetrics(registry),
             pages=ProcessPages(registry, ready=lambda: True, metrics=False),
         )

@@ -12,6 +12,7 @@ from workers.client_api.accounts.interactive_auth import InteractiveAuth
 from workers.client_api.accounts.login import Login, PasswordCheck
 from workers.client_api.accounts.passwords import PasswordChange, PasswordDemand
 from workers.client_api.accounts.registration import Registration
+from workers.client_api.accounts.sealed_passwords import SealedPasswords
 from workers.client_api.accounts.sessions import Sessions
 from workers.client_api.accounts.shared_secret import SharedSecretRegistration
 from workers.client_api.accounts.third_party_ids import ThirdPartyIds
@@ -72,6 +73,7 @@ def compose(foundation: Foundation) -> Worker:
                 config.registration,
                 database,
                 hasher,
+                SealedPasswords(config.secrets.internal_secret.reveal()),
                 auth,
                 sessions,
                 clock,

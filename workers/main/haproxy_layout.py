@@ -52,14 +52,16 @@ def server_name(worker: str) -> str:
 def server_arguments(server: str, pool: Pool) -> str:
     """Return the arguments after the address in `add server`. A server added at run time inherits no defaults.
 
-    The id comes from the name, so that consistent hashing has the same result in every haproxy and after a restart. A
-    server that refuses one connection is down at once (0.25 s, instead of 1 s for two failed checks), so the retry of
-    that request goes to another server.
+    The id comes from the name, so that consistent hashing has the same result in every haproxy and after a restart.
+
+    A failed connection only makes the next checks follow at once. So a killed server is down in some 0.6 s, and
+    retries of its requests go to another one. A failed connection alone decides nothing: a server whose listener is
+    full during a burst of requests is busy, not down, and may be the only one.
     """
     identifier = zlib.crc32(server.encode()) & 0x7FFFFFFF or 1
     backup = " backup" if server.endswith(BACKUP_SUFFIX) else ""
     return (
-        f"id {identifier}{backup} check inter 500 fastinter 200 downinter 500 fall 2 rise 1"
-        f" observe layer4 error-limit 1 on-error mark-down"
+        f"id {identifier}{backup} check inter 500 fastinter 200 downinter 500 fall 3 rise 1"
+        f" observe layer4 error-limit 1 on-error fastinter"
         f" maxconn {pool.connections_per_instance} pool-max-conn 200"
     )

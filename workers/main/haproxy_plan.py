@@ -6,7 +6,7 @@ its backend before a map names it, and out of every map before it leaves its bac
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from shared.core.slots import SLOTS
@@ -23,6 +23,8 @@ from workers.main.haproxy_layout import (
     slot_pools,
 )
 
+#: haproxy ends a server's requests a moment after this command, and only then repeats those that it may.
+END_REQUESTS = "shutdown sessions server"
 #: The bits of `srv_admin_state` that keep requests away: maintenance and drain, from any source.
 _HELD_BACK = 0x01 | 0x04 | 0x08
 
@@ -43,10 +45,15 @@ class FleetWorker:
 
 @dataclass(frozen=True, slots=True)
 class FleetRouting:
-    """The wanted state of haproxy. owners: kind of slots -> slot -> name of the owner."""
+    """The wanted state of haproxy.
+
+    owners: kind of slots -> slot -> name of the owner.
+    leased: the names of further processes that hold a lease, and may finish requests, but serve no new ones.
+    """
 
     workers: tuple[FleetWorker, ...]
     owners: Mapping[str, Mapping[int, str]]
+    leased: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,8 @@ def plan_commands(
         commands += _add(backend, name, worker, pool, known.get((backend, name)))
     for kind, by_worker in backends.items():
         commands += _correct_map(slot_map(kind), wanted.owners.get(kind, {}), by_worker, actual)
-    commands += _remove([server for key, server in sorted(known.items()) if key not in servers])
+    leased = {worker.name for worker in wanted.workers} | wanted.leased
+    commands += _remove([server for key, server in sorted(known.items()) if key not in servers], leased)
     return commands
 
 
@@ -128,6 +136,7 @@ def _with_server_names(wanted: FleetRouting) -> FleetRouting:
     return FleetRouting(
         tuple(replace(worker, name=server_name(worker.name)) for worker in wanted.workers),
         {kind: {slot: server_name(name) for slot, name in owners.items()} for kind, owners in wanted.owners.items()},
+        frozenset(server_name(name) for name in wanted.leased),
     )
 
 
@@ -160,6 +169,7 @@ def _add(backend: str, name: str, worker: FleetWorker, pool: Pool, now: ProxySer
     if now.address != worker.address:  # a process with the same name started at another address
         host, _, port = worker.address.rpartition(":")
         yield f"set server {server} addr {host.strip('[]')} port {port}"
+        yield _end_requests(server)  # they wait for the former process
     if not now.checked:
         yield f"enable health {server}"
     if now.admin_state & _HELD_BACK:
@@ -186,7 +196,19 @@ def _correct_map(
     yield from (f"del map {name} {key}" for key in entries)
 
 
-def _remove(servers: list[ProxyServer]) -> Iterator[str]:
-    """Yield maintenance for all servers, then their deletion. Most have no connections left by then."""
-    yield from (f"set server {s.backend}/{s.name} state maint" for s in servers if not s.admin_state & 0x01)
+def _remove(servers: list[ProxyServer], leased: Set[str]) -> Iterator[str]:
+    """Yield maintenance for all servers, then their deletion. Most have no connections left by then.
+
+    Requests to a process without a lease end: it may hang, and must not answer them. haproxy repeats those that it may,
+    at the backup of the same backend, so this happens before the backup goes too. The lease decides, not a health
+    check, so that a busy process loses no long poll.
+    """
+    void = [s for s in servers if s.name.removesuffix(BACKUP_SUFFIX) not in leased]
+    for group in (void, [s for s in servers if s not in void]):
+        yield from (f"set server {s.backend}/{s.name} state maint" for s in group if not s.admin_state & 0x01)
+        yield from (_end_requests(f"{s.backend}/{s.name}") for s in group if group is void)
     yield from (f"del server {s.backend}/{s.name}" for s in servers)
+
+
+def _end_requests(server: str) -> str:
+    return f"{END_REQUESTS} {server}"

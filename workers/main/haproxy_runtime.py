@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from shared.http.endpoint import Pool
 from workers.main.haproxy_layout import SLOT_BACKENDS, slot_map, slot_pools
-from workers.main.haproxy_plan import FleetRouting, ProxyServer, ProxyState, plan_commands
+from workers.main.haproxy_plan import END_REQUESTS, FleetRouting, ProxyServer, ProxyState, plan_commands
 
 #: The longest line sent, in bytes. haproxy reads a line into one buffer (`tune.bufsize`, 16,384 unless configured).
 _LINE_BYTES = 8_000
@@ -23,6 +23,8 @@ _ACCEPTED = (
     "port changed",
 )
 _CHECK_ENABLED = 0x04
+#: After the end of requests, haproxy has repeated them elsewhere within this time.
+_REPEATED_AFTER_S = 0.1
 
 
 class ProxyError(Exception):
@@ -73,6 +75,8 @@ class HaproxyRuntime:
         for line in _lines(commands):
             answer = (text.strip() for text in (await self.ask(line)).splitlines())
             complaints += [text for text in answer if text and not text.startswith(_ACCEPTED)]
+            if _ends_requests(line):
+                await asyncio.sleep(_REPEATED_AFTER_S)
         return complaints
 
     async def align(
@@ -126,10 +130,15 @@ def parse_map(answer: str) -> tuple[tuple[str, str], ...]:
     return tuple(entries)
 
 
+def _ends_requests(line: str) -> bool:
+    return line.rpartition(";")[2].startswith(END_REQUESTS)
+
+
 def _lines(commands: Iterable[str]) -> Iterator[str]:
     line = ""
     for command in commands:
-        if line and len(line) + len(command) > _LINE_BYTES:
+        ended = _ends_requests(line) and not _ends_requests(command)
+        if line and (ended or len(line) + len(command) > _LINE_BYTES):
             yield line
             line = ""
         line = f"{line};{command}" if line else command

@@ -86,4 +86,4 @@ def routing_of(processes: Sequence[ProcessRow], slots: SlotSnapshot) -> FleetRou
         for p in sorted(living, key=lambda p: p.process)
         if p.ready or p.draining
     )
-    return FleetRouting(workers, owners)
+    return FleetRouting(workers, owners, frozenset(p.process for p in living))

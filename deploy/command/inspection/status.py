@@ -15,6 +15,7 @@ from deploy.local.data_directory import FleetRecord, read_fleet_beside
 from replication.streams import STREAMS, Kind
 from shared.config.addresses import database_dsn_without_password
 from shared.config.load import load_config
+from shared.config.remarks import remarks
 from shared.config.sections import Config
 from shared.storage.fleet.background_steps import get_progress, list_set_aside
 from shared.storage.fleet.status import FleetStatus, get_fleet_status
@@ -59,6 +60,7 @@ async def fleet_status(config: Config, path: Path) -> dict[str, Any]:
             {"job": each.step, "item": each.item, "reason": each.reason, "at": each.at.isoformat(timespec="seconds")}
             for each in set_aside
         ],
+        "remarks": list(remarks(config)),
     }
 
 
@@ -172,7 +174,7 @@ def status_text(status: dict[str, Any]) -> str:
     if status["set_aside"]:
         left_out = [(s["job"], s["item"], s["at"], s["reason"]) for s in status["set_aside"]]
         blocks.append(_table(("SET ASIDE BY", "ITEM", "AT", "REASON"), left_out))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *status["remarks"]])
 
 
 def _state(process: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from deploy.command.options import UsageError, add_config_option, load_named_con
 from deploy.endpoint_table import all_endpoints, all_pools
 from deploy.haproxy.generate import HaproxyInputs, render_haproxy_config, write_haproxy_files
 from deploy.local.servers.haproxy import haproxy_inputs
+from shared.config.remarks import remarks
 from shared.config.sections import Config
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.endpoint_check import check_endpoints
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     if directory is not None:
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
+    for remark in remarks(config):
+        print(remark, file=sys.stderr)
     inputs = haproxy_inputs(config, directory or Path(), config.haproxy.runtime_sockets[0], "")
     return run_haproxy_config(inputs, all_endpoints(), all_pools(), directory)
 

@@ -98,6 +98,12 @@ def haproxy_inputs(config: Config, directory: Path, runtime_socket: str, metrics
         threads=config.haproxy.threads,
         max_connections=config.haproxy.max_connections,
         max_body_bytes=config.limits.max_body_bytes,
+        connections_per_address=config.haproxy.connections_per_address,
+        requests_per_address=config.haproxy.requests_per_address,
+        requests_per_s_per_address=config.haproxy.requests_per_s_per_address,
+        large_bodies_per_address=config.haproxy.large_bodies_per_address,
+        trusted_proxies=config.haproxy.trusted_proxies,
+        proxy_protocol=config.haproxy.proxy_protocol,
     )
 
 

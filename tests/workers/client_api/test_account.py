@@ -1,7 +1,9 @@
 """Passwords, devices and guests: requests with user-interactive authentication (UIA)."""
 
 import bcrypt
+import pytest
 
+from shared.operations.passwords import PasswordHasher
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import User, client_api, password_login
 
@@ -157,3 +159,33 @@ async def test_threepids_and_key_backups_are_empty(postgres: TestDatabase) -> No
         assert (await alice.call("GET", "/account/3pid")).json == {"threepids": []}
         version = await alice.call("GET", "/room_keys/version")
         assert (version.status, version.errcode) == (404, "M_NOT_FOUND")
+
+
+async def test_unfinished_registration_costs_no_hash_and_keeps_little(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    hash_password = PasswordHasher.hash
+
+    async def counted(self: PasswordHasher, password: str) -> str:
+        hashed.append(password)
+        return await hash_password(self, password)
+
+    monkeypatch.setattr(PasswordHasher, "hash", counted)
+    async with client_api(postgres.dsn) as worker:
+        first = {"username": "carol", "password": "correct horse", "unknown": "x" * 3000}
+        begun = await worker.call("POST", "/register", first)
+        assert begun.status == 401
+        wrong = await worker.call("POST", "/register", {**first, "auth": {"session": begun.json["session"]}})
+        assert wrong.status == 401
+        assert hashed == []
+        stored = (await worker.sql("SELECT request FROM uia_sessions"))[0]["request"]
+        assert len(stored) < 300
+        assert b"correct horse" not in stored
+        large = await worker.call("POST", "/register", {**first, "device_id": "x" * 5000})
+        assert (large.status, large.errcode) == (413, "M_TOO_LARGE")
+        # The password of the first request counts, as the session remembers it.
+        auth = {"type": "m.login.dummy", "session": begun.json["session"]}
+        assert (await worker.call("POST", "/register", {"auth": auth})).status == 200
+        assert hashed == ["correct horse"]
+        await worker.log_in("carol")

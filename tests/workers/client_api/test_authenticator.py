@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from shared.config.sections import Rate
 from shared.core.errors import MatrixError, Unavailable
 from shared.core.rows import SessionRow
 from shared.operations import authenticate
 from shared.operations.authenticate import TokenAuthenticator
+from shared.operations.token_guesses import TokenGuesses
 from tests.rigs.clock import MockClock
 
 
@@ -58,10 +60,15 @@ async def _nothing_new() -> None:
 
 
 def _make(
-    database: _Database, budget_bytes: int = 1 << 20, clock: MockClock | None = None, read_changes: Any = _nothing_new
+    database: _Database,
+    budget_bytes: int = 1 << 20,
+    clock: MockClock | None = None,
+    read_changes: Any = _nothing_new,
+    rate: Rate | None = None,
 ) -> TokenAuthenticator:
     anything: Any = database
-    return TokenAuthenticator(anything, clock or MockClock(), budget_bytes, read_changes)
+    clock = clock or MockClock()
+    return TokenAuthenticator(anything, clock, budget_bytes, TokenGuesses(rate, clock), read_changes)
 
 
 async def test_concurrent_requests_share_one_lookup() -> None:
@@ -260,3 +267,30 @@ async def test_long_poll_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(asyncio.CancelledError):
             await cancelled
         assert authenticator._held == {}
+
+
+async def test_unknown_tokens_of_one_network_are_not_looked_up_for_ever() -> None:
+    database, clock = _Database(), MockClock()
+    authenticator = _make(database, clock=clock, rate=Rate(1, 5))
+
+    def at(address: str) -> Any:
+        request = _Request()
+        request.client_address = address
+        return request
+
+    await authenticator.authenticate("known", _REQUEST)
+    database.ended = True
+    statuses = []
+    for number in range(20):
+        with pytest.raises(MatrixError) as refused:
+            await authenticator.authenticate(f"guess {number}", at(f"2001:db8::{number:x}"))
+        statuses.append(refused.value.status)
+    assert statuses == [401] * 5 + [429] * 15
+    assert database.lookups == 6, "a refused token was looked up"
+    # Tokens that are known here work from everywhere, and other addresses may guess too.
+    await authenticator.authenticate("known", at("2001:db8::1"))
+    with pytest.raises(MatrixError, match="unknown"):
+        await authenticator.authenticate("guess", at("2001:db8:0:1::1"))
+    clock.advance(1.0)
+    with pytest.raises(MatrixError, match="unknown"):
+        await authenticator.authenticate("guess", at("2001:db8::1"))

@@ -43,3 +43,18 @@ async def test_refused_login_is_logged_with_its_reason(
             [line] = lines(caplog)
             assert line.startswith("Log-in of @alice:example.org refused: too many attempts (address ")
         assert "a secret guess" not in caplog.text and _PASSWORD not in caplog.text
+
+
+async def test_addresses_of_one_ipv6_network_share_their_attempts(postgres: TestDatabase) -> None:
+    fields = dict.fromkeys(NO_LIMITS.__dataclass_fields__)
+    limits = RateLimits(**{**fields, "login": Rate(0.001, 3)})
+
+    async with client_api(postgres.dsn, make_config(rate_limits=limits)) as worker:
+
+        async def status_from(number: int, address: str) -> int:
+            body = password_login(f"nobody{number}", _PASSWORD)
+            return (await worker.call("POST", "/login", body, address=address)).status
+
+        statuses = [await status_from(number, f"2001:db8::{number:x}") for number in range(4)]
+        assert statuses == [403, 403, 403, 429]
+        assert await status_from(5, "2001:db8:0:1::") == 403

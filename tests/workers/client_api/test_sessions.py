@@ -109,7 +109,7 @@ async def test_login_accepts_localpart_and_user_id_in_any_case(postgres: TestDat
             {"user": "@bob:elsewhere.org"},
             {"user": "a\x00b"},
             {"user": "x" * 300},
-            {"password": "x" * 100_000},
+            {"password": "x" * 10_000},
             {"password": "\x00"},
         ):
             answer = await worker.call("POST", "/login", body | wrong)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import orjson
+
 from shared.core.errors import InteractiveAuthNeeded, MatrixError, bad_json, forbidden
 from shared.core.identifiers import UserId
 from shared.runtime.clock import Clock
@@ -28,6 +30,9 @@ Stage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[str]]
 Conceal: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 _MAX_SESSION_CHARS = 100
+#: The longest request that a session keeps, as JSON: of a stranger, and of a user.
+_MAX_KEPT_OPEN_BYTES = 4096
+_MAX_KEPT_BYTES = 65_536
 
 
 class WrongUser(MatrixError):
@@ -145,6 +150,9 @@ class InteractiveAuth:
 
     async def _begin(self, demand: Demand, given: dict[str, Any], conceal: Conceal | None) -> UiaSession:
         request = await conceal(given) if conceal is not None else given
+        most = _MAX_KEPT_OPEN_BYTES if demand.user_id is None else _MAX_KEPT_BYTES
+        if len(orjson.dumps(request)) > most:
+            raise MatrixError("M_TOO_LARGE", f"The request must have at most {most} bytes without `auth`", 413)
         session = UiaSession(
             session_id=secrets.token_urlsafe(24),
             user_id=demand.user_id,

@@ -23,6 +23,7 @@ from shared.storage.accounts.tokens import get_session, hash_token
 from shared.storage.accounts.users import NewAccount, create_account, get_account, is_taken
 from shared.storage.engine.pool import Database
 from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, Passed, pass_dummy, session_of
+from workers.client_api.accounts.sealed_passwords import SealedPasswords
 from workers.client_api.accounts.sessions import Issued, Sessions
 
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 - the name of a stage
@@ -35,7 +36,7 @@ _RANDOM_LETTERS = string.ascii_lowercase + string.digits
 class RegisterBody(msgspec.Struct):
     username: str | None = None
     password: str | None = None
-    password_hash: str | None = None  # set by the server, in the stored request only
+    sealed_password: str | None = None  # set by the server, in the stored request only
     guest_access_token: str | None = None
     guest_token_hash: str | None = None  # set by the server, in the stored request only
     device_id: str | None = None
@@ -45,7 +46,9 @@ class RegisterBody(msgspec.Struct):
 
 
 #: Fields of `RegisterBody` that only the server sets.
-_STORED_ONLY = ("password_hash", "guest_token_hash")
+_STORED_ONLY = ("sealed_password", "guest_token_hash")
+#: Fields that an interactive session keeps as they are.
+_KEPT = frozenset(RegisterBody.__struct_fields__) - {"password", "guest_access_token", *_STORED_ONLY}
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -62,6 +65,7 @@ class Registration:
         config: RegistrationConfig,
         database: Database,
         hasher: PasswordHasher,
+        sealed_passwords: SealedPasswords,
         auth: InteractiveAuth,
         sessions: Sessions,
         clock: Clock,
@@ -74,6 +78,7 @@ class Registration:
         self._default_display_name = default_display_name
         self._database = database
         self._hasher = hasher
+        self._sealed_passwords = sealed_passwords
         self._auth = auth
         self._sessions = sessions
         self._clock = clock
@@ -105,12 +110,12 @@ class Registration:
         wanted = self._parse(passed.request)
         if wanted.username is not None and wanted.username != first.username:
             await self._check_available(wanted)
-        password_hash = wanted.password_hash
-        if wanted.password is not None:
-            password_hash = await self._hasher.hash(wanted.password)
-        if password_hash is None:
+        password = wanted.password
+        if password is None and wanted.sealed_password is not None:
+            password = self._sealed_passwords.open(wanted.sealed_password)
+        if password is None:
             raise missing_param("Missing key: password")
-        return await self._create(wanted, password_hash, passed)
+        return await self._create(wanted, await self._hasher.hash(password), passed)
 
     @endpoint(
         name="get_username_availability",
@@ -173,10 +178,13 @@ class Registration:
         return wanted
 
     async def _conceal(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the request with hashes instead of the password and the guest's access token."""
-        kept = {key: value for key, value in body.items() if key not in ("password", "guest_access_token")}
+        """Return the part of the request that registration needs, without its password and the guest's access token.
+
+        The password is encrypted. To hash it costs too much before the client has authenticated.
+        """
+        kept = {key: value for key, value in body.items() if key in _KEPT}
         if isinstance(body.get("password"), str):
-            kept["password_hash"] = await self._hasher.hash(body["password"])
+            kept["sealed_password"] = self._sealed_passwords.seal(body["password"])
         if isinstance(body.get("guest_access_token"), str):
             kept["guest_token_hash"] = hash_token(body["guest_access_token"]).hex()
         return kept

@@ -17,7 +17,7 @@ from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.presence import UNSET
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.http.endpoint import RoutingKey, Share
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
@@ -75,6 +75,7 @@ class LegacyEvents:
         path="/_matrix/client/{version}/events",
         api_v1=True,
         pool="sync",
+        rate_limit=RateLimit.SYNC,
         share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,

@@ -78,6 +78,7 @@ class LegacyInitialSync:
         path="/_matrix/client/{version}/initialSync",
         api_v1=True,
         pool="sync",
+        rate_limit=RateLimit.SYNC,
         share=Share.STATES,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.http.endpoint import RoutingKey, Share
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Requester, Response
 from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
@@ -72,6 +72,7 @@ class SyncHandler:
         method="GET",
         path="/_matrix/client/{version}/sync",
         pool="sync",
+        rate_limit=RateLimit.SYNC,
         share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,

@@ -12,7 +12,7 @@ import orjson
 
 from shared.core.errors import MatrixError
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.http.endpoint import RoutingKey, Share
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Requester, Response
 from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
@@ -90,6 +90,7 @@ class SlidingSync:
         method="POST",
         path="/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
         pool="sync",
+        rate_limit=RateLimit.SYNC,
         share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,
@@ -104,6 +105,7 @@ class SlidingSync:
         method="POST",
         path="/_matrix/client/v4/sync",
         pool="sync",
+        rate_limit=RateLimit.SYNC,
         share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
         idempotent=True,

@@ -1,0 +1,103 @@
+"""Reading of request bodies: within a size, a time and a least rate, and only so many large ones at a time.
+
+Requests are authenticated and counted first, so a body of a stranger is read only by endpoints that need no token, and
+only if it is small: haproxy then holds it back until it is whole, and its sender never occupies a worker.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from shared.config.sections import Limits
+from shared.core.errors import MatrixError
+from shared.http.admission.places import Places
+from shared.http.asgi import Receive
+from shared.http.endpoint import Auth, Endpoint
+from shared.http.request import Request
+from shared.metrics.http import HttpMetrics
+
+#: The longest body of a request without a token. It fits in haproxy's buffer (`tune.bufsize`) beside the headers.
+OPEN_BODY_BYTES = 16 << 10
+#: A longer body than haproxy's buffer reaches the worker piece by piece, at its sender's pace.
+_LARGE_BYTES = 32 << 10
+#: Most large bodies that one process reads at a time, of one user and of all users.
+_LARGE_PER_USER = 4
+_LARGE_IN_ALL = 64
+#: The least rate counts from this time on.
+_GRACE_S = 10.0
+
+
+class ClientGone(Exception):
+    """The client disconnected before its request was complete."""
+
+
+class BodyReader:
+    """Reads the bodies of a process's requests."""
+
+    def __init__(self, limits: Limits, metrics: HttpMetrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._large = Places("large_bodies", per_user=_LARGE_PER_USER, in_all=_LARGE_IN_ALL, metrics=metrics)
+
+    def refuse_oversized(self, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> None:
+        """Raise M_TOO_LARGE (413) before authentication if the announced length is over the endpoint's limit."""
+        declared = headers.get(b"content-length")
+        if declared is not None:
+            _check_length(declared, self._limit(endpoint, may_have_token=endpoint.auth is not Auth.NONE))
+
+    async def read(self, request: Request, receive: Receive) -> bytes:
+        """Return the body of an authenticated request.
+
+        Raises M_TOO_LARGE (413), 408 for a body that arrives too slowly, the errors of `Places.take` for too many large
+        bodies, and ClientGone.
+        """
+        headers = request.headers
+        declared = headers.get(b"content-length")
+        if declared == b"0" or (declared is None and b"transfer-encoding" not in headers):
+            return b""
+        limit = self._limit(request.endpoint, may_have_token=request.requester is not None)
+        if declared is not None:
+            _check_length(declared, limit)
+        chunks: list[bytes] = []
+        size = 0
+        large = False
+        began_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(began_s + min(_GRACE_S, self._limits.body_deadline_s)) as timeout:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunk: bytes = message.get("body", b"")
+                    size += len(chunk)
+                    if size > limit:
+                        raise _too_large(limit)
+                    chunks.append(chunk)
+                    if not message.get("more_body"):
+                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                    if size > _LARGE_BYTES and not large:
+                        self._large.take(request.requester)
+                        large = True
+                    allowed_s = _GRACE_S + size / self._limits.body_bytes_per_s
+                    timeout.reschedule(began_s + min(allowed_s, self._limits.body_deadline_s))
+        except TimeoutError:
+            self._metrics.turned_away("slow_bodies")
+            raise MatrixError("M_UNKNOWN", "The body of the request arrived too slowly. Send it again", 408) from None
+        finally:
+            if large:
+                self._large.give_back(request.requester)
+
+    def _limit(self, endpoint: Endpoint, *, may_have_token: bool) -> int:
+        if endpoint.body_limit_bytes is not None:
+            return endpoint.body_limit_bytes
+        if not may_have_token and endpoint.auth in (Auth.NONE, Auth.OPTIONAL):
+            return min(OPEN_BODY_BYTES, self._limits.max_body_bytes)
+        return self._limits.max_body_bytes
+
+
+def _check_length(declared: bytes, limit_bytes: int) -> None:
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+
+
+def _too_large(limit_bytes: int) -> MatrixError:
+    return MatrixError("M_TOO_LARGE", f"The body must have at most {limit_bytes} bytes", 413)

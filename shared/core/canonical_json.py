@@ -22,6 +22,11 @@ MAX_NESTING = 100
 #: Deeper values are not encoded. The reference recurses, and Python's limit of 1,000 counts the caller's frames too.
 MAX_ENCODED_NESTING = 500
 
+#: Bodies of clients up to this size may have any structure. Decoding larger ones could take a tenth of a second.
+_ANY_STRUCTURE_BYTES = 65_536
+_MAX_CONTAINERS = 30_000
+_MAX_VALUES = 100_000
+
 MAX_SAFE_INTEGER = 2**53 - 1
 
 # orjson refuses values that are no plain JSON types, so that they reach the reference, which refuses them too.
@@ -99,6 +104,18 @@ def decode_json(raw: bytes | bytearray | memoryview | str) -> Any:
     if _deeper_than(value, MAX_NESTING):
         raise _too_deep()
     return value
+
+
+def check_structure(raw: bytes) -> None:
+    """Raise M_TOO_LARGE for a large JSON text with very many objects, arrays or values.
+
+    It is not decoded for that: brackets and commas in texts count too.
+    """
+    if len(raw) <= _ANY_STRUCTURE_BYTES:
+        return
+    if raw.count(b"{") + raw.count(b"[") > _MAX_CONTAINERS or raw.count(b",") > _MAX_VALUES:
+        limits = f"{_MAX_CONTAINERS} objects and arrays and {_MAX_VALUES} values"
+        raise MatrixError("M_TOO_LARGE", f"A body of over {_ANY_STRUCTURE_BYTES} bytes may have at most {limits}", 413)
 
 
 def decode_json_exactly(raw: bytes | str) -> Any:

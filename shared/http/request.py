@@ -11,10 +11,10 @@ from urllib.parse import unquote
 import msgspec
 import orjson
 
-from shared.core.canonical_json import decode_json
+from shared.core.canonical_json import check_structure, decode_json
 from shared.core.errors import MatrixError, bad_json, invalid_param, missing_param
 from shared.core.identifiers import UserId
-from shared.http.endpoint import Endpoint
+from shared.http.endpoint import Auth, Endpoint
 from shared.http.routing import PathParams
 
 T = TypeVar("T")
@@ -149,9 +149,14 @@ class Request:
         return text
 
     def json_object(self, *, empty_ok: bool = False) -> dict[str, Any]:
-        """Return the body as a JSON object. empty_ok: an absent body is `{}`. Raises M_NOT_JSON, M_BAD_JSON."""
+        """Return the body as a JSON object. empty_ok: an absent body is `{}`.
+
+        Raises M_NOT_JSON, M_BAD_JSON, M_TOO_LARGE.
+        """
         if empty_ok and not self.body:
             return {}
+        if self.endpoint.auth is not Auth.INTERNAL:
+            check_structure(self.body)
         value = decode_json(self.body)
         if not isinstance(value, dict):
             raise bad_json("The body must be a JSON object")

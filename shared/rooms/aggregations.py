@@ -12,11 +12,13 @@ import orjson
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.rooms.child_groups import Child, ChildGroups, group_children, has_new_content
+from shared.rooms.decoding import events_from_rows
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Database
 from shared.storage.events.relations import RelatedRow, get_related, get_thread_size
 from shared.storage.events.timeline import get_events_by_nid
@@ -121,7 +123,7 @@ class StoredChildEvents:
     async def load(self, children: Sequence[Child]) -> Mapping[int, TimelineEvent]:
         nids = [child.event_nid for child in children]
         rows = await get_events_by_nid(self._database, self._room.room_nid, nids) if nids else []
-        events = [self._room.event(row) for row in rows]
+        events = await events_from_rows(self._room.version, rows)
         shown = await strip_erased(self._database, self._room, events)
         return {event.event_nid: event for event in shown}
 
@@ -146,7 +148,9 @@ async def shown_events(
     """
     with_children = events if parents is None else [event for event in events if event.event_nid in parents]
     bundles = await bundle(with_children, StoredChildEvents(database, room), reader)
-    return [
-        shown_event(event, reader, room.view, room_id=room.room_id, relations=bundles.get(event.event_nid))
-        for event in events
-    ]
+    slices, shown = Slices(), []
+    for event in events:
+        await slices.rest()
+        relations = bundles.get(event.event_nid)
+        shown.append(shown_event(event, reader, room.view, room_id=room.room_id, relations=relations))
+    return shown

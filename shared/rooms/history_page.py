@@ -13,6 +13,7 @@ from shared.rooms.event_memory import EventMemory
 from shared.rooms.room_view import RoomView, load_branches
 from shared.rooms.shown_event import matches
 from shared.rooms.timeline_event import TimelineEvent
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import PageRows, RoomRecord, TimelineRow, get_gap_anchors, get_page
 
@@ -101,7 +102,7 @@ class HistoryPages:
         point, stop = min(point, room.end_point), max(stop, room.start_point)
         size = _page_size(limit, wanted)
         gaps = _Gaps(self._database, self._source, room)
-        read = _Read()
+        read, slices = _Read(), Slices()
         found = read.events
         for _ in range(_MAX_PAGES):
             if point <= stop or len(found) >= limit:
@@ -119,6 +120,7 @@ class HistoryPages:
                     point = row.point
                 if cut and row.point < stop:
                     return read.page(stop, more=False)
+                await slices.rest()
                 event = self._memory.event(room.version, row)
                 if shows(event):
                     found.append(event)
@@ -142,7 +144,7 @@ class HistoryPages:
         shows = passes(room, wanted)
         end = room.end_point if stop is None else min(room.end_point, stop)
         size = _page_size(limit, wanted)
-        read = _Read()
+        read, slices = _Read(), Slices()
         found = read.events
         for _ in range(_MAX_PAGES):
             if point >= end or len(found) >= limit:
@@ -152,6 +154,7 @@ class HistoryPages:
             for row in rows:
                 if cut and row.point >= end:
                     return read.page(end, more=False)
+                await slices.rest()
                 event = self._memory.event(room.version, row)
                 if shows(event):
                     found.append(event)

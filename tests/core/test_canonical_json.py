@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import canonicaljson
+import orjson
 import pytest
 from hypothesis import given, settings
 
@@ -140,3 +141,24 @@ def test_base64_round_trip() -> None:
 def test_bad_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         cj.decode_unpadded(text)
+
+
+_MIB = 1_048_576
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"1", b'{"a":1}'])
+def test_large_bodies_of_very_many_values_are_refused(body: bytes) -> None:
+    """Decoding a megabyte of empty arrays takes a sixth of a second."""
+    hostile = b'{"a":[' + b",".join([body] * (_MIB // (len(body) + 1))) + b"]}"
+    with pytest.raises(MatrixError) as refused:
+        cj.check_structure(hostile)
+    assert (refused.value.errcode, refused.value.status) == ("M_TOO_LARGE", 413)
+    cj.check_structure(hostile[:65_536])
+
+
+def test_large_bodies_of_clients_pass() -> None:
+    session = {"first_message_index": 0, "forwarded_count": 0, "is_verified": False, "session_data": {"c": "x" * 600}}
+    backup = {"rooms": {f"!{n}:x": {"sessions": {f"s{m}": session for m in range(10)}} for n in range(120)}}
+    direct = {f"@user{n}:example.org": [f"!room{n}:example.org"] for n in range(15_000)}
+    for body in (backup, direct, {"messages": {"body": "x" * 900_000}}):
+        cj.check_structure(orjson.dumps(body))

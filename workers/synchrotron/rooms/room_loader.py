@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from shared.core.identifiers import RoomId, UserId
 from shared.metrics.synchrotron import SyncMetrics
+from shared.rooms.decoding import events_from_rows
 from shared.rooms.state_history import history
 from shared.rooms.timeline_event import TimelineEvent, event_from_row
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Database, Source
 from shared.storage.events.timeline import get_events_by_nid
 from shared.storage.rooms.for_cache import RoomForCache, add_all_members, add_members, get_rooms_for_cache
@@ -90,7 +92,7 @@ class _LoadingRoom:
         room.load(
             events=self.events,
             first_ordinal=first,
-            state=held_events(room, (*stored.state, *stored.members), known),
+            state=[*await _state_events(room, stored.state, known), *held_events(room, stored.members, known)],
             changes=changes,
             changes_from=changes_from,
             visibility=history(stored.visibility, "history_visibility"),
@@ -113,10 +115,20 @@ async def _begin(stored: RoomForCache) -> _LoadingRoom:
         last_ordinal=stored.last_ordinal,
         max_events=KEPT_EVENTS,
     )
-    loading = _LoadingRoom(stored, room, [event_from_row(room.version, row) for row in stored.timeline])
+    loading = _LoadingRoom(stored, room, await events_from_rows(room.version, stored.timeline))
     stored.timeline = []
     await asyncio.sleep(0)  # half a millisecond per room: let other requests run
     return loading
+
+
+async def _state_events(
+    room: CachedRoom, rows: Sequence[HeldRow], known: Mapping[int, TimelineEvent]
+) -> list[tuple[int | None, TimelineEvent]]:
+    found, slices = [], Slices()
+    for held in rows:
+        await slices.rest()
+        found += held_events(room, (held,), known)
+    return found
 
 
 def held_events(
@@ -139,7 +151,7 @@ async def changes_with_events(
     missing = [nid for nid in wanted if nid not in known]
     if missing:
         rows = await get_events_by_nid(source, room.room_nid, missing)
-        events.update((row.event_nid, event_from_row(room.version, row)) for row in rows)
+        events.update((event.event_nid, event) for event in await events_from_rows(room.version, rows))
     changes = []
     for change in found:
         event = None if change.event_nid is None else events.get(change.event_nid)

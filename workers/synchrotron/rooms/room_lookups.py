@@ -11,8 +11,10 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.identifiers import EventId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
+from shared.rooms.decoding import events_from_rows
 from shared.rooms.state_history import history
 from shared.rooms.timeline_event import MEMBER, TimelineEvent, event_from_row
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Database, Source
 from shared.storage.events.relations import RelatedRow, get_related
 from shared.storage.events.timeline import get_events_by_nid, get_ordinal_at, get_timeline_before
@@ -42,7 +44,7 @@ class RoomLookups:
     async def events_before(self, room: CachedRoom, ordinal: int, limit: int) -> list[TimelineEvent]:
         """Return the last `limit` events before an ordinal (exclusive) from Postgres, ascending."""
         rows = await get_timeline_before(self._reads, room.room_nid, ordinal, limit)
-        return [event_from_row(room.version, row) for row in reversed(rows)]
+        return await events_from_rows(room.version, reversed(rows))
 
     async def load_previous(self, room: CachedRoom, events: Iterable[TimelineEvent]) -> None:
         """Read the events that state events replaced, where only their numbers are known: member events mostly."""
@@ -68,14 +70,15 @@ class RoomLookups:
     async def events_by_number(self, room: CachedRoom, event_nids: Sequence[int]) -> dict[int, TimelineEvent]:
         """Return events from Postgres by number."""
         rows = await get_events_by_nid(self._reads, room.room_nid, event_nids)
-        return {row.event_nid: event_from_row(room.version, row) for row in rows}
+        return {event.event_nid: event for event in await events_from_rows(room.version, rows)}
 
     async def pdus(self, room: CachedRoom, events: Iterable[TimelineEvent]) -> dict[int, dict[str, Any]]:
         """Return the events in the federation format by number, redacted where `events` are."""
         wanted = {event.event_nid: event for event in events}
         rows = await get_events_by_nid(self._reads, room.room_nid, list(wanted)) if wanted else []
-        pdus = {}
+        pdus, slices = {}, Slices()
         for row in rows:
+            await slices.rest()
             pdu = event_from_storage(room.version, row.json, row.event_id).pdu
             redacted = wanted[row.event_nid].redacted_because is not None
             pdus[row.event_nid] = redact_pdu(room.version, pdu) if redacted else dict(pdu)
@@ -86,10 +89,10 @@ class RoomLookups:
         whole: dict[StateKey, TimelineEvent] = {}
         if ordinal < room.changes_from:  # keys that left the state since then are not in memory
             rows = await get_state_before(self._reads, room.room_nid, ordinal, members=members)
-            return _by_key(event_from_row(room.version, row) for row in rows)
+            return _by_key(await events_from_rows(room.version, rows))
         if members and not room.members_complete and not await self._load_members(room):
             rows = await get_members_before(self._reads, room.room_nid, ordinal)
-            whole = _by_key(event_from_row(room.version, row) for row in rows)
+            whole = _by_key(await events_from_rows(room.version, rows))
             members = False
         keys = [key for key in room.state if members or key[0] != MEMBER]
         whole.update(await self.keys_before(room, ordinal, keys))
@@ -130,7 +133,7 @@ class RoomLookups:
                 still_missing.append(key)
         if still_missing:
             found_rows = await get_keys_before(self._reads, room.room_nid, ordinal, still_missing)
-            state.update(_by_key(event_from_row(room.version, row) for row in found_rows))
+            state.update(_by_key(await events_from_rows(room.version, found_rows)))
         return state
 
     async def _load_members(self, room: CachedRoom) -> bool:
@@ -147,8 +150,9 @@ class RoomLookups:
         if changes is not None:
             return {entry.key: entry for entry in changes}
         rows = await get_last_changes(self._reads, room.room_nid, above + 1, up_to + 1)
-        last = {}
+        last, slices = {}, Slices()
         for row in rows:
+            await slices.rest()
             assert row.since is not None
             key = (row.type, row.state_key)
             last[key] = StateEntry(row.since, key, None if row.row is None else event_from_row(room.version, row.row))

@@ -12,6 +12,7 @@ from shared.rooms.aggregations import Bundles, bundle
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
+from shared.runtime.slices import Slices
 from shared.storage.rooms.memberships import RoomMembership
 from workers.synchrotron.rooms.cached_room import CachedRoom, StateKey
 from workers.synchrotron.rooms.room_lookups import RoomLookups
@@ -146,10 +147,12 @@ class RoomTimelines:
                 end=end,
             )
             bundles = await bundle(timeline.shown, relatives, reader)
-        return [
-            shown_event(event, reader, view, pdu=pdus.get(event.event_nid), relations=bundles.get(event.event_nid))
-            for event in await self._erased.shown(room, view, timeline.shown)
-        ]
+        slices, encoded = Slices(), []
+        for event in await self._erased.shown(room, view, timeline.shown):
+            await slices.rest()
+            pdu, relations = pdus.get(event.event_nid), bundles.get(event.event_nid)
+            encoded.append(shown_event(event, reader, view, pdu=pdu, relations=relations))
+        return encoded
 
     async def shown_state(
         self, room: CachedRoom, view: Viewpoint, state: Mapping[StateKey, TimelineEvent]
@@ -162,4 +165,8 @@ class RoomTimelines:
     ) -> list[orjson.Fragment]:
         """Return state events for this reader."""
         events = await self._erased.shown(room, view, state)
-        return [shown_event(event, reader, view, in_state=True) for event in events]
+        slices, encoded = Slices(), []
+        for event in events:
+            await slices.rest()
+            encoded.append(shown_event(event, reader, view, in_state=True))
+        return encoded

@@ -20,6 +20,7 @@ from shared.http.endpoint import Endpoint, Pool
 from shared.http.internal_calls import InternalClient
 from shared.http.request import Handler
 from shared.http.serving import handlers_of
+from shared.metrics.shares import ShareMetrics
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime.clock import Clock
@@ -39,6 +40,7 @@ class Foundation:
     clock: Clock
     tasks: TaskGroup
     registry: CollectorRegistry
+    share_metrics: ShareMetrics
     database: Database
     connect: Connect
     http_client: HttpClient

@@ -239,6 +239,7 @@ def _foundation(
         clock=clock,
         tasks=tasks,
         registry=registry,
+        share_metrics=ShareMetrics(registry),
         database=database,
         connect=connect,
         http_client=process.http_client,
@@ -264,7 +265,8 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
     if missing := sorted(set(ours) - handlers.keys()):
         raise ValueError(f"endpoints without a handler: {', '.join(missing)}")
     shares = RequestShares(config.shares)
-    ShareMetrics(foundation.registry, lambda: {kind.value: places for kind, places in shares.by_kind.items()})
+    for kind, places in shares.by_kind.items():
+        foundation.share_metrics.show(kind.value, places)
     return Application(
         process.endpoints,
         handlers,

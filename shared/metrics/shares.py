@@ -1,6 +1,6 @@
 """Metrics of the users' shares in scarce work."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -21,17 +21,21 @@ class Places(Protocol):
 
 
 class ShareMetrics(Collector):
-    """Collected at a scrape, so that a request costs nothing more. places: by the name of the work."""
+    """Collected at a scrape, so that a request costs nothing more."""
 
-    def __init__(self, registry: CollectorRegistry, places: Callable[[], Mapping[str, Places]]) -> None:
-        self._places = places
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._places: dict[str, Places] = {}
         registry.register(self)
+
+    def show(self, name: str, places: Places) -> None:
+        """Include the places of one kind of work."""
+        self._places[name] = places
 
     def collect(self) -> Iterator[Metric]:
         held = GaugeMetricFamily("skep_shares_held", "Places in use for scarce work", labels=["share"])
         waiting = GaugeMetricFamily("skep_shares_waiting", "Requests that wait for a place", labels=["share"])
         refused = CounterMetricFamily("skep_shares_refused", "Requests refused for want of a place", labels=["share"])
-        for name, places in self._places().items():
+        for name, places in self._places.items():
             held.add_metric([name], places.held)
             waiting.add_metric([name], places.waiting)
             refused.add_metric([name], places.refused)

@@ -28,6 +28,7 @@ from shared.http.request import Request, Requester
 from shared.http.server import Application
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import ReplicationMetrics
+from shared.metrics.shares import ShareMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.leases import insert_lease
@@ -187,6 +188,7 @@ async def run_worker(
             "clock": clock,
             "tasks": tasks,
             "registry": registry,
+            "share_metrics": ShareMetrics(registry),
             "database": database,
             "connect": connect,
             "transport": bus,

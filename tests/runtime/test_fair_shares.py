@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from shared.core.errors import MatrixError
+from shared.operations.passwords import PasswordHasher
 from shared.runtime.fair_shares import FairShares
 
 
@@ -71,3 +72,28 @@ async def test_long_wait_is_refused_and_leaves_nothing_behind() -> None:
     assert (shares.held, shares.waiting, shares.refused) == (0, 0, 1)
     async with shares.place("other"):
         assert shares.held == 1
+
+
+async def test_strangers_do_not_keep_a_user_from_logging_in() -> None:
+    """One address asks for a hundred passwords: another one does not wait for all of them."""
+    hasher = PasswordHasher(2, 8)
+    order: list[str] = []
+
+    async def verify(address: str) -> None:
+        try:
+            await hasher.verify(None, "wrong", address)
+            order.append(address)
+        except MatrixError as error:
+            assert error.status == 429
+            order.append("refused")
+
+    await hasher.verify(None, "first", "192.0.2.9")  # makes the hash that others share
+    strangers = [asyncio.create_task(verify("192.0.2.1")) for _ in range(100)]
+    await asyncio.sleep(0)
+    user = asyncio.create_task(verify("192.0.2.2"))
+    await user
+    assert order.count("192.0.2.1") <= 5
+    assert order.count("refused") == 79
+    for task in strangers:
+        task.cancel()
+    await asyncio.wait(strangers)

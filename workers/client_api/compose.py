@@ -46,6 +46,7 @@ def compose(foundation: Foundation) -> Worker:
     writer, announcer, calls = foundation.writer, foundation.announcer, foundation.calls
     server_name, accounts = config.server_name, config.accounts
     hasher = PasswordHasher(accounts.password_hash_threads, accounts.password_minimum_length)
+    foundation.share_metrics.show("passwords", hasher.places)
     auth = InteractiveAuth(database, clock, accounts.interactive_session_lifetime_s)
     sessions = Sessions(database, writer, announcer, foundation.authenticator, clock, accounts)
     passwords = PasswordCheck(server_name, database, hasher, config.rate_limits.login)

@@ -129,6 +129,7 @@ def compose(foundation: Foundation) -> Worker:
     sticky_sections = StickySections(lookups, sticky, erased)
     devices = DeviceSections(users, device_lists, reads)
     initial_syncs = InitialSyncs(config.limits.initial_syncs, answer_share_bytes, config.shares)
+    foundation.share_metrics.show("long_answers", initial_syncs.under_way)
     metrics.long_waiting.labels("begin").set_function(lambda: initial_syncs.under_way.waiting)
     metrics.long_waiting.labels("go on").set_function(lambda: initial_syncs.turns.waiting)
 

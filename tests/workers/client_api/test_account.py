@@ -167,9 +167,9 @@ async def test_unfinished_registration_costs_no_hash_and_keeps_little(
     hashed: list[str] = []
     hash_password = PasswordHasher.hash
 
-    async def counted(self: PasswordHasher, password: str) -> str:
+    async def counted(self: PasswordHasher, password: str, asked_by: str) -> str:
         hashed.append(password)
-        return await hash_password(self, password)
+        return await hash_password(self, password, asked_by)
 
     monkeypatch.setattr(PasswordHasher, "hash", counted)
     async with client_api(postgres.dsn) as worker:

@@ -110,7 +110,8 @@ class PasswordCheck:
             logger.info("Log-in of %s refused: too many attempts (address %s)", shown, address)
             raise
         account = await self._find(user_id) if user_id is not None else None
-        matches = await self._hasher.verify(account.password_hash if account is not None else None, password)
+        stored = account.password_hash if account is not None else None
+        matches = await self._hasher.verify(stored, password, address_key(address))
         if account is not None and account.deactivated:
             logger.info("Log-in of %s refused: the account is deactivated (address %s)", shown, address)
             raise user_deactivated()
@@ -119,7 +120,7 @@ class PasswordCheck:
             logger.info("Log-in of %s refused: %s (address %s)", shown, why, address)
             raise wrong_password()
         if account.password_hash is not None and self._hasher.needs_rehash(account.password_hash):
-            new_hash = await self._hasher.hash(password)
+            new_hash = await self._hasher.hash(password, address_key(address))
             if await replace_password_hash(self._database, account.user_id, account.password_hash, new_hash):
                 account = replace(account, password_hash=new_hash)
         return account

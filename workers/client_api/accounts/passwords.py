@@ -104,11 +104,15 @@ class PasswordChange:
         first = convert({key: value for key, value in body.items() if key != "auth"}, PasswordBody)
         if first.new_password is not None:
             self._hasher.check_strength(first.new_password)
-        passed = await self._auth.check(self._demand.of(request, "change_password"), body, self._conceal)
+
+        async def conceal(body: dict[str, Any]) -> dict[str, Any]:
+            return await self._conceal(body, user.user_id)
+
+        passed = await self._auth.check(self._demand.of(request, "change_password"), body, conceal)
         wanted = convert(passed.request, PasswordBody)
         new_hash = wanted.new_password_hash
         if wanted.new_password is not None:
-            new_hash = await self._hasher.hash(wanted.new_password)
+            new_hash = await self._hasher.hash(wanted.new_password, user.user_id)
         if new_hash is None:
             raise missing_param("Missing key: new_password")
         verified_hash = VerifiedPassword.read(passed.results[PASSWORD]).password_hash
@@ -118,10 +122,10 @@ class PasswordChange:
             raise wrong_password()
         return empty_response()
 
-    async def _conceal(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _conceal(self, body: dict[str, Any], user_id: UserId) -> dict[str, Any]:
         kept = {key: value for key, value in body.items() if key != "new_password"}
         if isinstance(body.get("new_password"), str):
-            kept["new_password_hash"] = await self._hasher.hash(body["new_password"])
+            kept["new_password_hash"] = await self._hasher.hash(body["new_password"], user_id)
         return kept
 
 

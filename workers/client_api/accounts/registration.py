@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from shared.config.sections import Registration as RegistrationConfig
+from shared.core.addresses import address_key
 from shared.core.errors import MatrixError, bad_json, forbidden, missing_param
 from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration, lower_ascii, parse_user_id
 from shared.http.endpoint import CLIENT_V1, Auth, RateLimit
@@ -100,7 +101,7 @@ class Registration:
         body = {key: value for key, value in request.json_object().items() if key not in _STORED_ONLY}
         first = self._parse({key: value for key, value in body.items() if key != "auth"})
         if (registered := await self._registered_by(session_of(body))) is not None:
-            return await self._log_in_again(registered, first)
+            return await self._log_in_again(registered, first, address_key(request.client_address))
         # The spec says of these errors (400) that they come before any authentication.
         if first.username is not None:
             await self._check_available(first)
@@ -115,7 +116,8 @@ class Registration:
             password = self._sealed_passwords.open(wanted.sealed_password)
         if password is None:
             raise missing_param("Missing key: password")
-        return await self._create(wanted, await self._hasher.hash(password), passed)
+        address = address_key(request.client_address)
+        return await self._create(wanted, await self._hasher.hash(password, address), passed, address)
 
     @endpoint(
         name="get_username_availability",
@@ -218,7 +220,7 @@ class Registration:
             )
         return UserId(user_id)
 
-    async def _create(self, wanted: RegisterBody, password_hash: str, passed: Passed) -> Response:
+    async def _create(self, wanted: RegisterBody, password_hash: str, passed: Passed, address: str) -> Response:
         guest = await self._guest(wanted)
         if guest is not None:
             user_id = guest
@@ -249,7 +251,7 @@ class Registration:
             raise MatrixError("M_UNAUTHORIZED", "This registration token is no longer valid", 401)
         if not creation.created:
             if (registered := await self._registered_by(passed.session_id)) is not None:
-                return await self._log_in_again(registered, wanted)
+                return await self._log_in_again(registered, wanted, address)
             raise _in_use()
         if guest is not None:
             await self._auth.end(passed)
@@ -262,7 +264,7 @@ class Registration:
         result = await self._auth.result(self._demand(), session_id, REGISTERED)
         return None if result is None else msgspec.json.decode(result, type=Registered)
 
-    async def _log_in_again(self, registered: Registered, wanted: RegisterBody) -> Response:
+    async def _log_in_again(self, registered: Registered, wanted: RegisterBody, address: str) -> Response:
         """Answer a client that registered in this interactive session and missed the answer.
 
         The device gets new tokens, and the lost ones end. Raises M_FORBIDDEN for another user name or password.
@@ -272,7 +274,9 @@ class Registration:
             raise _in_use()
         if wanted.username is not None and account.user_id != self._user_id(wanted.username):
             raise forbidden("This session has registered another user name")
-        if wanted.password is not None and not await self._hasher.verify(account.password_hash, wanted.password):
+        if wanted.password is not None and not await self._hasher.verify(
+            account.password_hash, wanted.password, address
+        ):
             raise forbidden("The password is not the one that this session has registered")
         issued = self._issue(account.user_id, wanted, registered.device_id)
         if issued is not None and not await self._sessions.start(account.user_id, issued, account.password_hash):

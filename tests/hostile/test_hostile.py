@@ -17,7 +17,7 @@ import pytest
 from load.harness.clients import Connection
 from load.harness.measure import listed_processes
 from load.harness.memory import begin_peaks, peak_mib
-from shared.config.sections import Caches, RateLimits
+from shared.config.sections import Caches, Haproxy, RateLimits
 from tests.fix_fleet import ROOT, RunningFleet, run_shared_fleet
 from tests.hostile.attacker import Order, Report
 from tests.hostile.enemy import CLIENT, Account, Enemy, all_attacks
@@ -51,6 +51,7 @@ def besieged_fleet() -> Iterator[RunningFleet]:
         {
             "fleet": {"event_persister": 2, "synchrotron": 2, "client_api": 2, "media": 0, "federation_sender": 0},
             "rate_limits": asdict(RateLimits()),
+            "haproxy": {name: limit for name, limit in asdict(Haproxy()).items() if name.endswith("_per_address")},
         }
     )
 

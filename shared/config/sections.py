@@ -370,6 +370,33 @@ class DelayedEvents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What one user may store. `skep user usage NAME` shows what they have. What they have may shrink and go, whatever
+    the quota."""
+
+    account_data_bytes: Annotated[int, Range(65_536)] = 10_485_760
+    """Account data, tags and read markers, with 200 bytes for each entry, also for a deleted one. All of it is in the
+    memory of the processes at which the user syncs."""
+    filters_bytes: Annotated[int, Range(65_536)] = 1_048_576
+    """Filters, which are never deleted."""
+    devices: Positive = 100
+    """Devices. A log-in beyond it is refused until one of them is logged out."""
+    device_keys_bytes: Annotated[int, Range(65_536)] = 524_288
+    """Unclaimed one-time keys of one device."""
+    inbox_bytes: Annotated[int, Range(131_072)] = 10_485_760
+    """Messages from other devices that wait for one device, with 200 bytes for each. Of a full inbox one sender may
+    have an eighth; what does not fit is dropped."""
+    sent_to_devices_bytes_per_s: Positive = 1_048_576
+    """Messages that a user sends to devices, in the long run. A message to many devices counts for each of them."""
+    sent_to_devices_burst_bytes: Annotated[int, Range(1_048_576)] = 67_108_864
+    """The same at once, after a pause."""
+    delayed_events_bytes: Annotated[int, Range(65_536)] = 1_048_576
+    """Contents of scheduled delayed events; as much again of those that are sent or cancelled stays for a while."""
+    aliases: Positive = 1_000
+    """Room aliases that the user created."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experimental:
     """Proposals to the Matrix specification that are not accepted yet. They may change, or go, in any release."""
 
@@ -566,6 +593,7 @@ class Config:
     limits: Limits = Limits()
     push_rules: PushRules = PushRules()
     delayed_events: DelayedEvents = DelayedEvents()
+    quotas: Quotas = Quotas()
     presence: Presence = Presence()
     user_directory: UserDirectory = UserDirectory()
     experimental: Experimental = Experimental()

@@ -5,9 +5,11 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from shared.config.sections import Quotas
 from tests.fix_fleet import RunningFleet
 
 
@@ -59,6 +61,20 @@ def test_list_shows_accounts_and_filters_them(fleet: RunningFleet, eve: str) -> 
     assert eve in listed(fleet, "--contains", eve[1:8]) and eve not in listed(fleet, "--contains", "nobody has this")
     assert eve not in listed(fleet, "--admins") and eve not in listed(fleet, "--deactivated")
     assert eve in fleet.skep("user", "list").stdout
+
+
+def test_usage_shows_what_a_user_stores(fleet: RunningFleet, eve: str) -> None:
+    token = log_in(fleet, eve, "first password")[1]["access_token"]
+    path = f"/user/{quote(eve, safe='')}/account_data/m.test"
+    assert call(fleet, "PUT", path, {"text": "x" * 5000}, token)[0] == 200
+    done = fleet.skep("user", "usage", eve, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert 5000 < shown["account_data_bytes"]["used"] < 6000 and shown["devices"]["used"] == 1
+    assert shown["account_data_bytes"]["quota"] == Quotas().account_data_bytes
+    lines = fleet.skep("user", "usage", eve).stdout.splitlines()
+    assert len(lines) == len(shown) - 1 and lines[0].startswith("account_data_bytes")
+    assert "There is no account" in fleet.skep("user", "usage", "nobody.has.this").stderr
 
 
 def test_reset_password_ends_all_sessions(fleet: RunningFleet, eve: str) -> None:

@@ -126,7 +126,7 @@ def _set_receipt(user_id: UserId, room_nid: int, number: int) -> SetReceipt:
 
 def _account_data(writer: FencedWriter, number: int) -> Awaitable[object]:
     json = orjson.dumps({"n": number})
-    record = SetAccountData(user_id=_user(number), room_id="", type="t", json=json, expected=None)
+    record = SetAccountData(user_id=_user(number), room_id="", type="t", json=json, expected=None, max_bytes=1 << 20)
     return writer.write(SET_ACCOUNT_DATA, record, streams=(ACCOUNT_DATA.name,))
 
 

@@ -33,6 +33,9 @@ async def _upload(writer: OneConnection, *key_ids: str, fallback: str | None = N
         one_time=[KeyToUpload("a", name, b"h", name.encode()) for name in key_ids],
         fallback=[KeyToUpload("a", fallback, b"h", b"spare")] if fallback else [],
         max_one_time=100,
+        max_one_time_bytes=100_000,
+        max_stored=1000,
+        max_algorithms=10,
     )
     return await writer.write(UPLOAD_KEYS, record)
 

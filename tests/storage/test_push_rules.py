@@ -28,7 +28,7 @@ def _push_rules(rules: bytes, expected: int, *, everywhere: bool = False, rooms:
 
 
 def _ignored(json: bytes | None, users: list[str], expected: int | None) -> SetIgnoredUsers:
-    return SetIgnoredUsers(user_id=_ME, json=json, ignored=users, expected=expected)
+    return SetIgnoredUsers(user_id=_ME, json=json, ignored=users, expected=expected, max_bytes=1 << 20)
 
 
 async def test_writes_of_rules_keep_ignored_users_and_vice_versa(postgres: TestDatabase) -> None:

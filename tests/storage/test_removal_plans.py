@@ -75,6 +75,7 @@ _ROWS = """
       SELECT '@' || k, n, 't', true, false, 0, 1, n * 10 + k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO sticky_events
       SELECT n, k, k, 1, n * 10 + k, k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO user_usage SELECT '@' || n, 1 FROM generate_series(1, 1500) n;
     INSERT INTO gaps SELECT n, k, '{}' FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO awaited_redactions SELECT n, k::text, k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     UPDATE rooms SET deleted_id = room_id WHERE room_nid = 9;

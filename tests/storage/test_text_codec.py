@@ -66,4 +66,4 @@ async def test_text_with_nul_finds_its_rows(postgres: TestDatabase) -> None:
 async def test_whole_rows_of_a_table_can_be_read(postgres: TestDatabase) -> None:
     async with connected(postgres) as conn:
         await conn.execute("INSERT INTO filters (user_id, filter_id, hash, json) VALUES ('@a:b', 1, '', '')")
-        assert tuple(await conn.fetchval("SELECT f FROM filters f")) == ("@a:b", 1, b"", b"")
+        assert tuple(await conn.fetchval("SELECT f FROM filters f")) == ("@a:b", 1, b"", b"", None)

@@ -4,6 +4,7 @@ from replication.calls.applied_rows import RoomOwners
 from replication.calls.rooms import REMOVE_CANONICAL_ALIAS, SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
 from replication.process.foundation import Foundation, Worker
 from shared.operations.passwords import PasswordHasher
+from shared.operations.quotas import UserQuotas
 from shared.operations.rule_switches import rule_switches
 from workers.client_api.accounts.administration import AccountAdministration
 from workers.client_api.accounts.deactivation import Deactivation
@@ -45,6 +46,7 @@ def compose(foundation: Foundation) -> Worker:
     config, database, clock = foundation.config, foundation.database, foundation.clock
     writer, announcer, calls = foundation.writer, foundation.announcer, foundation.calls
     server_name, accounts = config.server_name, config.accounts
+    quotas = UserQuotas(config, foundation.registry)
     hasher = PasswordHasher(accounts.password_hash_threads, accounts.password_minimum_length)
     foundation.share_metrics.show("passwords", hasher.places)
     auth = InteractiveAuth(database, clock, accounts.interactive_session_lifetime_s)
@@ -55,7 +57,7 @@ def compose(foundation: Foundation) -> Worker:
     member_profiles = MemberProfileSender(database, calls.to(SET_MEMBER_PROFILE), foundation.tasks)
     room_owners = RoomOwners(foundation.slots, foundation.internal_client)
     data = AccountDataWriter(
-        database, writer, announcer, room_owners, max_ignored_users=config.limits.max_ignored_users
+        database, writer, announcer, room_owners, quotas, max_ignored_users=config.limits.max_ignored_users
     )
     rules = PushRulesWriter(database, writer, announcer, room_owners, rule_switches(config))
     present_users = PresentUsers(database, announcer, foundation.slots, clock)
@@ -89,7 +91,7 @@ def compose(foundation: Foundation) -> Worker:
                 sessions,
                 clock,
             ),
-            Login(server_name, config.public_base_url.rstrip("/"), passwords, sessions),
+            Login(server_name, config.public_base_url.rstrip("/"), passwords, sessions, quotas, database),
             PasswordChange(hasher, sessions, auth, demand),
             AccountAdministration(hasher, sessions),
             Deactivation(database, sessions, auth, demand),
@@ -99,15 +101,15 @@ def compose(foundation: Foundation) -> Worker:
             AccountData(database, data, rules),
             Tags(database, data),
             RoomSettingsCopy(database, data, rules),
-            Filters(database),
+            Filters(database, quotas),
             PushRules(rules),
             Receipts(database, writer, announcer, data, present_users, clock),
             typing,
             Presence(present_users, database, clock, enabled=config.presence.enabled),
-            SendToDevice(server_name, writer, announcer, clock),
-            DeviceKeys(server_name, database, writer, announcer, clock),
+            SendToDevice(server_name, writer, announcer, clock, quotas),
+            DeviceKeys(server_name, database, writer, announcer, clock, quotas),
             KeyBackup(),
-            Directory(server_name, database, calls.to(REMOVE_CANONICAL_ALIAS), clock),
+            Directory(server_name, database, calls.to(REMOVE_CANONICAL_ALIAS), clock, quotas),
             Reports(database, clock),
             UserDirectory(database, search_all_users=config.user_directory.search_all_users),
             DelayedEvents(database, calls.to(SEND_DELAYED_EVENT)),

@@ -2,6 +2,7 @@
 
 from replication.process.foundation import Foundation, Worker
 from shared.core.signing import parse_signing_key
+from shared.operations.quotas import UserQuotas
 from shared.storage.engine.number_blocks import NumberBlock
 from workers.event_persister.creation.create_room import CreateRoomHandler
 from workers.event_persister.graph.policy_signatures import ask_nobody
@@ -35,7 +36,9 @@ def compose(foundation: Foundation) -> Worker:
     writer = engine.writer
     profiles = MemberProfiles(writer, database)
     changes = MemberChanges(writer, profiles, database, server_name)
-    scheduling = Scheduling(database, config.delayed_events, has_sticky=config.experimental.msc4354_sticky_events)
+    quotas = UserQuotas(config, foundation.registry)
+    has_sticky = config.experimental.msc4354_sticky_events
+    scheduling = Scheduling(database, config.delayed_events, quotas, has_sticky=has_sticky)
     guests = GuestRemoval(writer, tasks, database)
     send = SendHandlers(writer, scheduling, guests, database)
     state = StateHandlers(writer, scheduling, changes, guests, database)
@@ -77,6 +80,7 @@ def compose(foundation: Foundation) -> Worker:
         room_numbers=room_numbers,
         database=database,
         clock=clock,
+        quotas=quotas,
     )
 
     return Worker(

@@ -3,6 +3,7 @@
 skep user register alice                       asks for a password
 skep user register bot --password -            makes a password and prints it
 skep user list --admins
+skep user usage alice                          shows what she stores, and the quotas
 skep user reset-password alice --password -    sets a password, and logs the user out everywhere
 skep user make-admin alice
 skep user deactivate mallory --erase
@@ -28,7 +29,8 @@ from replication.calls.users import CLOSE_ACCOUNT, RESET_PASSWORD, SET_ADMIN, Ad
 from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.core.identifiers import UserId
-from shared.storage.accounts.users import ListedAccount, list_accounts
+from shared.storage.accounts.users import ListedAccount, get_account, list_accounts
+from shared.storage.user_data.usage import get_usage
 
 _REGISTER = "/_synapse/admin/v1/register"
 _PAGE = 1000
@@ -49,6 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--contains", metavar="TEXT", help="only user ids that contain TEXT")
     listing.add_argument("--json", action="store_true", help="print a JSON object for each account")
 
+    usage = commands.add_parser("usage", help="show what an account stores, and its quotas")
+    usage.add_argument("--json", action="store_true", help="print a JSON object")
+
     reset = commands.add_parser("reset-password", help="set a new password, and log the user out everywhere")
     reset.add_argument("--password", help=_PASSWORD_HELP)
     reset.add_argument("--keep-sessions", action="store_true", help="log no device out")
@@ -60,9 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make_admin = commands.add_parser("make-admin", help="make an account an administrator")
     make_admin.add_argument("--revoke", action="store_true", help="take the rights away instead")
 
-    for each in (register, reset, deactivate, make_admin):
+    for each in (register, usage, reset, deactivate, make_admin):
         each.add_argument("name", metavar="NAME", help="user name, or user id")
-    for each in (register, listing, reset, deactivate, make_admin):
+    for each in (register, listing, usage, reset, deactivate, make_admin):
         add_config_option(each)
 
 
@@ -137,6 +142,26 @@ def _day(at_ms: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(at_ms / 1000))
 
 
+def _usage(config: Config, path: Path, arguments: argparse.Namespace) -> int:
+    return asyncio.run(_show_usage(config, path, arguments))
+
+
+async def _show_usage(config: Config, path: Path, arguments: argparse.Namespace) -> int:
+    user_id = user_id_of(config, arguments.name)
+    async with opened_database(config, path) as database:
+        if await get_account(database, user_id) is None:
+            raise UsageError(f"There is no account {user_id}.")
+        used = asdict(await get_usage(database, user_id))
+    quotas = {name: getattr(config.quotas, name) for name in used}
+    if arguments.json:
+        shown = {name: {"used": used[name], "quota": quotas[name]} for name in used}
+        print(json.dumps({"user_id": user_id, **shown}))
+        return 0
+    for name, quota in quotas.items():
+        print(f"{name:<22} {used[name]:>12,} of {quota:>12,}  {100 * used[name] // quota:>3} %")
+    return 0
+
+
 def _reset_password(config: Config, path: Path, arguments: argparse.Namespace) -> int:
     user_id = user_id_of(config, arguments.name)
     body = NewPassword(_password(arguments), not arguments.keep_sessions)
@@ -184,6 +209,7 @@ def _password(arguments: argparse.Namespace) -> str:
 _COMMANDS: dict[str, Callable[[Config, Path, argparse.Namespace], int]] = {
     "register": _register,
     "list": _list,
+    "usage": _usage,
     "reset-password": _reset_password,
     "deactivate": _deactivate,
     "make-admin": _make_admin,

@@ -40,6 +40,9 @@ class UploadKeys:
     identity: its identity keys, as JSON. None: it uploads none.
     known_identity: the identity keys that must still be stored. None: none.
     max_one_time: the most one-time keys that may lie unclaimed.
+    max_one_time_bytes: the most bytes that these may take.
+    max_stored: the most one-time keys, with those that were claimed and whose ids are still kept.
+    max_algorithms: the most algorithms of fallback keys.
     """
 
     user_id: UserId
@@ -50,6 +53,9 @@ class UploadKeys:
     one_time: Sequence[KeyToUpload]
     fallback: Sequence[KeyToUpload]
     max_one_time: int
+    max_one_time_bytes: int
+    max_stored: int
+    max_algorithms: int
 
 
 @parameters
@@ -84,6 +90,7 @@ UPLOAD_KEYS = fenced_statement(
         """,
         "device": f"SELECT 1 FROM fence, turn, devices WHERE {_OF_DEVICE} FOR UPDATE OF devices",
         "given": "SELECT * FROM :one_time AS g(:one_time.columns)",
+        "fallbacks": "SELECT * FROM :fallback AS f(:fallback.columns)",
         "clash": """
             SELECT g.algorithm, g.key_id FROM given g JOIN one_time_keys k USING (algorithm, key_id)
             WHERE k.user_id = :user_id AND k.device_id = :device_id AND k.hash <> g.hash LIMIT 1
@@ -92,12 +99,23 @@ UPLOAD_KEYS = fenced_statement(
             SELECT 1 FROM one_time_keys WHERE {_OF_DEVICE} AND claimed_ms IS NULL
             HAVING (SELECT count(*) FROM given) > 0 AND count(*) + (SELECT count(*) FROM given) > :max_one_time
         """,
+        "heavy": f"""
+            SELECT 1 FROM one_time_keys WHERE {_OF_DEVICE} AND EXISTS (SELECT FROM given)
+            HAVING count(*) > :max_stored OR coalesce(sum(octet_length(json)), 0)
+                + (SELECT coalesce(sum(octet_length(json)), 0) FROM given) > :max_one_time_bytes::bigint
+        """,
+        "varied": f"""
+            SELECT 1 FROM (SELECT algorithm FROM fallback_keys WHERE {_OF_DEVICE}
+                           UNION SELECT algorithm FROM fallbacks) AS a
+            WHERE EXISTS (SELECT FROM fallbacks) HAVING count(*) > :max_algorithms
+        """,
         "same": f"""
             SELECT 1 FROM device WHERE (SELECT json FROM device_keys WHERE {_OF_DEVICE})
                 IS NOT DISTINCT FROM :known_identity::bytea
         """,
         "go": """
             SELECT 1 FROM same WHERE NOT EXISTS (SELECT FROM clash) AND NOT EXISTS (SELECT FROM crowded)
+              AND NOT EXISTS (SELECT FROM heavy) AND NOT EXISTS (SELECT FROM varied)
         """,
         "identity": """
             INSERT INTO device_keys AS t (user_id, device_id, json)
@@ -106,7 +124,6 @@ UPLOAD_KEYS = fenced_statement(
             RETURNING 1
         """,
         "list_change": CHANGE_PART.format(source="identity"),
-        "fallbacks": "SELECT * FROM :fallback AS f(:fallback.columns)",
         "place": """
             SELECT nextval('stream_one_time_keys') AS position FROM go
             WHERE EXISTS (SELECT FROM given) OR EXISTS (SELECT FROM fallbacks)
@@ -131,6 +148,7 @@ UPLOAD_KEYS = fenced_statement(
     },
     """(SELECT count(*) FROM device) AS devices, (SELECT count(*) FROM same) AS same,
        (SELECT key_id FROM clash) AS clash, (SELECT count(*) FROM crowded) AS crowded,
+       (SELECT count(*) FROM heavy) AS heavy, (SELECT count(*) FROM varied) AS varied,
        (SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position""",
 )
 

@@ -17,6 +17,7 @@ from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
 from shared.storage.engine.statements import parameters, statement
 from shared.storage.engine.vectors import VectorParameter, is_covered, vector_parameter
+from shared.storage.user_data.usage import ROW_BYTES
 
 
 class MessageToSend(NamedTuple):
@@ -29,18 +30,31 @@ class MessageToSend(NamedTuple):
 
 @parameters
 class SendToDevice:
-    """sender_device: "" for a token without a device. key: of the transaction."""
+    """sender_device: "" for a token without a device. key: of the transaction.
+
+    max_inbox_bytes: the most that the messages of one device may take.
+    """
 
     sender: UserId
     sender_device: str
     key: bytes
     type: str
     messages: Sequence[MessageToSend]
+    max_inbox_bytes: int
     now_ms: int
 
 
-#: Uses the primary keys of to_device_transactions and devices, and to_device_transactions_by_device. Positions are
-#: drawn above the sort.
+_SIZE = f"{ROW_BYTES} + octet_length(type) + octet_length(content)"
+#: All of one recipient device. Uses the primary key.
+_OF_RECIPIENT = "to_device_messages WHERE user_id = r.user_id AND device_id = r.device_id"
+#: Of a full inbox each sender has an eighth, so that one of them does not keep the messages of others out. Up to half
+#: of an inbox is anyone's.
+_SENDERS = 8
+#: Uses the primary keys of to_device_messages, to_device_transactions and devices, and
+#: to_device_transactions_by_device. Positions are drawn above the sort.
+#: `inbox_bytes` is a running total: the size of an inbox is the last row's, less that before the first row. Two senders
+#: at the same moment may leave each other out of it. An inbox whose last row has no total, from before quotas, is
+#: counted.
 SEND_TO_DEVICE = fenced_statement(
     "send_to_device",
     SendToDevice,
@@ -54,15 +68,35 @@ SEND_TO_DEVICE = fenced_statement(
             WHERE user_id = :sender AND device_id = :sender_device AND position IS NOT NULL
             ORDER BY position DESC LIMIT 1
         """,
-        "sent": """
-            INSERT INTO to_device_messages (user_id, device_id, writer, position, sender, type, content)
-            SELECT u.user_id, u.device_id, :lease, nextval('stream_to_device'), :sender, :type, u.content
+        "recipients": f"""
+            SELECT DISTINCT ON (d.user_id, d.device_id) d.user_id, d.device_id, w.content,
+                   {ROW_BYTES} + octet_length(:type::text) + octet_length(w.content) AS bytes
+            FROM fence, :messages AS w(:messages.columns)
+            JOIN devices d ON d.user_id = w.user_id AND (d.device_id = w.device_id OR w.device_id = '*')
+            WHERE NOT EXISTS (SELECT FROM known)
+            ORDER BY d.user_id, d.device_id, w.device_id = '*'
+        """,
+        "inboxes": f"""
+            SELECT r.*, coalesce(first.before, 0) AS before, CASE
+                WHEN last.position IS NULL THEN 0
+                WHEN last.inbox_bytes IS NULL THEN (SELECT sum({_SIZE}) FROM {_OF_RECIPIENT})
+                ELSE last.inbox_bytes - coalesce(first.before, 0) END AS used
+            FROM recipients r
+            LEFT JOIN LATERAL (
+                SELECT position, inbox_bytes FROM {_OF_RECIPIENT} ORDER BY position DESC LIMIT 1) AS last ON true
+            LEFT JOIN LATERAL (
+                SELECT inbox_bytes - ({_SIZE}) AS before FROM {_OF_RECIPIENT} ORDER BY position LIMIT 1
+            ) AS first ON true
+        """,
+        "sent": f"""
+            INSERT INTO to_device_messages (user_id, device_id, writer, position, sender, type, content, inbox_bytes)
+            SELECT u.user_id, u.device_id, :lease, nextval('stream_to_device'), :sender, :type, u.content, u.total
             FROM (
-                SELECT DISTINCT ON (d.user_id, d.device_id) d.user_id, d.device_id, w.content
-                FROM fence, :messages AS w(:messages.columns)
-                JOIN devices d ON d.user_id = w.user_id AND (d.device_id = w.device_id OR w.device_id = '*')
-                WHERE NOT EXISTS (SELECT FROM known)
-                ORDER BY d.user_id, d.device_id, w.device_id = '*'
+                SELECT r.user_id, r.device_id, r.content, r.before + r.used + r.bytes AS total FROM fence, inboxes r
+                WHERE r.used + r.bytes <= :max_inbox_bytes::bigint AND (r.used <= :max_inbox_bytes / 2 OR r.bytes + (
+                    SELECT coalesce(sum({_SIZE}), 0) FROM {_OF_RECIPIENT} AND sender = :sender
+                ) <= :max_inbox_bytes / {_SENDERS})
+                ORDER BY r.user_id, r.device_id
             ) AS u
             RETURNING position, user_id, device_id
         """,
@@ -70,9 +104,11 @@ SEND_TO_DEVICE = fenced_statement(
             INSERT INTO to_device_transactions (user_id, device_id, key, writer, position, created_ms)
             SELECT :sender, :sender_device, :key, :lease, (SELECT max(position) FROM sent), :now_ms FROM fence
             WHERE NOT EXISTS (SELECT FROM known)
+              AND (EXISTS (SELECT FROM sent) OR NOT EXISTS (SELECT FROM recipients))
         """,
     },
-    """(SELECT array_agg(position ORDER BY position) FROM sent) AS positions,
+    """(SELECT count(*) FROM recipients) AS recipients, (SELECT sum(bytes) FROM recipients)::bigint AS bytes,
+       (SELECT array_agg(position ORDER BY position) FROM sent) AS positions,
        (SELECT array_agg(user_id ORDER BY position) FROM sent) AS users,
        (SELECT array_agg(device_id ORDER BY position) FROM sent) AS devices,
        (SELECT writer FROM prior) AS prior_writer, (SELECT position FROM prior) AS prior_position""",
@@ -111,12 +147,16 @@ class SentMessages:
     """Messages that were stored.
 
     stored: (position, user, device) of each device that gets a message, positions ascending.
+    refused: the number of devices whose inboxes are too full. If there are others, the message counts as sent.
+    bytes: of the messages for all devices.
     prior_writer, prior_position: of the last message of the same sending device before these.
     """
 
     stored: Sequence[tuple[int, UserId, str]]
     prior_writer: int | None
     prior_position: int | None
+    refused: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +178,14 @@ async def send_to_device(write: FencedWrite, messages: SendToDevice, streams: Se
         row = await write(SEND_TO_DEVICE, messages, streams=streams)
     except asyncpg.UniqueViolationError:
         return SentMessages((), None, None)  # another process stored the same transaction at the same moment
-    stored = zip(row["positions"] or (), row["users"] or (), row["devices"] or (), strict=True)
-    return SentMessages(list(stored), row["prior_writer"], row["prior_position"])
+    stored = list(zip(row["positions"] or (), row["users"] or (), row["devices"] or (), strict=True))
+    return SentMessages(
+        stored,
+        row["prior_writer"],
+        row["prior_position"],
+        refused=row["recipients"] - len(stored),
+        bytes=row["bytes"] or 0,
+    )
 
 
 async def read_inbox(

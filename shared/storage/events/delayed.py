@@ -27,7 +27,7 @@ _LONGEST_RETRY_MS = 60_000
 
 @parameters
 class _Schedule:
-    """A new delayed event. key: of its transaction. max_scheduled: the most that the user may have."""
+    """A new delayed event. key: of its transaction. max_scheduled, max_bytes: the most that the user may have."""
 
     delay_id: str
     shard: int
@@ -40,6 +40,7 @@ class _Schedule:
     key: bytes | None
     delay_ms: int
     max_scheduled: int
+    max_bytes: int
 
 
 @parameters
@@ -57,22 +58,28 @@ _SCHEDULE = statement(
     WITH now AS (SELECT {_NOW} AS ms),
     room AS (SELECT room_nid FROM rooms WHERE room_id = :room_id),
     waiting AS (
-        SELECT count(*) AS number, min(scheduled_ms + delay_ms) AS first_ms
+        SELECT count(*) AS number, coalesce(sum(octet_length(content)), 0) + octet_length(:content::bytea) AS bytes,
+               min(scheduled_ms + delay_ms) AS first_ms
         FROM delayed_events WHERE user_id = :user_id AND finalised_ms IS NULL),
     known AS (SELECT delay_id FROM delayed_events WHERE user_id = :user_id AND key = :key),
     old AS (
         DELETE FROM delayed_events WHERE delay_id IN (
-            SELECT delay_id FROM delayed_events WHERE user_id = :user_id AND finalised_ms IS NOT NULL
-            ORDER BY finalised_ms DESC OFFSET {_KEPT_FINALISED} LIMIT 100)),
+            SELECT delay_id FROM (
+                SELECT delay_id, row_number() OVER latest AS place, sum(octet_length(content)) OVER latest AS bytes
+                FROM delayed_events WHERE user_id = :user_id AND finalised_ms IS NOT NULL
+                WINDOW latest AS (ORDER BY finalised_ms DESC ROWS UNBOUNDED PRECEDING)) AS finalised
+            WHERE place > {_KEPT_FINALISED} OR bytes > :max_bytes::bigint LIMIT 100)),
     stored AS (
         INSERT INTO delayed_events (delay_id, shard, user_id, room_nid, type, state_key, content, sticky_ms, key,
                                     delay_ms, scheduled_ms, check_ms)
         SELECT :delay_id, :shard, :user_id, room.room_nid, :type, :state_key, :content, :sticky_ms, :key,
                :delay_ms, now.ms, now.ms + :delay_ms
-        FROM now, room, waiting WHERE waiting.number < :max_scheduled AND NOT EXISTS (SELECT FROM known)
+        FROM now, room, waiting WHERE waiting.number < :max_scheduled AND waiting.bytes <= :max_bytes
+          AND NOT EXISTS (SELECT FROM known)
         ON CONFLICT DO NOTHING RETURNING delay_id)
     SELECT (SELECT delay_id FROM stored) AS stored, (SELECT delay_id FROM known) AS known,
-           EXISTS (SELECT FROM room) AS is_room, waiting.number < :max_scheduled AS is_free,
+           EXISTS (SELECT FROM room) AS is_room,
+           waiting.number < :max_scheduled AND waiting.bytes <= :max_bytes AS is_free,
            greatest(1, waiting.first_ms - now.ms) AS wait_ms
     FROM now, waiting
 """,
@@ -184,9 +191,12 @@ class DueEvent:
 
 
 async def schedule_delayed_event(
-    database: Database, event: DelayedEvent, key: bytes | None, max_scheduled: int
+    database: Database, event: DelayedEvent, key: bytes | None, *, max_scheduled: int, max_bytes: int
 ) -> Scheduled:
-    """Store a new delayed event. If its transaction is known, return the id of that one."""
+    """Store a new delayed event. If its transaction is known, return the id of that one.
+
+    max_scheduled, max_bytes: the most scheduled events of the user, and the most bytes of their contents.
+    """
     record = _Schedule(
         delay_id=event.delay_id,
         shard=shard_of(event.delay_id),
@@ -199,6 +209,7 @@ async def schedule_delayed_event(
         key=key,
         delay_ms=event.delay_ms,
         max_scheduled=max_scheduled,
+        max_bytes=max_bytes,
     )
     for attempt in (1, 2):  # another process may store the same transaction meanwhile
         [row] = await database.fetch(*_SCHEDULE.bind(record))

@@ -11,6 +11,7 @@ from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Source
 from shared.storage.engine.statements import parameters
+from shared.storage.user_data.usage import COUNT_STORED, account_data_parts
 
 
 @parameters
@@ -31,12 +32,13 @@ class SetPushRules:
 
 @parameters
 class SetIgnoredUsers:
-    """json: the account data, None for a deletion. expected: as in SetAccountData."""
+    """json: the account data, None for a deletion. expected, max_bytes: as in SetAccountData."""
 
     user_id: UserId
     json: bytes | None
     ignored: list[UserId]
     expected: int | None
+    max_bytes: int
 
 
 #: Uses the primary key of push_rules.
@@ -57,19 +59,22 @@ SET_PUSH_RULES = fenced_statement(
     "(SELECT position FROM stored) AS position, (SELECT ignored FROM stored) AS ignored",
 )
 #: Stores m.ignored_user_list as `SET_ACCOUNT_DATA` does, and its users in push_rules: both or neither.
-#: Uses the primary keys of account_data and push_rules.
+#: Uses the primary keys of account_data, user_usage and push_rules.
 SET_IGNORED_USERS = fenced_statement(
     "set_ignored_users",
     SetIgnoredUsers,
     {
+        **account_data_parts("''", "'m.ignored_user_list'"),
         "stored": """
             INSERT INTO account_data AS t (user_id, room_id, type, json, writer, position)
-            SELECT :user_id, '', 'm.ignored_user_list', :json, :lease, nextval('stream_account_data') FROM fence
+            SELECT :user_id, '', 'm.ignored_user_list', :json, :lease, nextval('stream_account_data')
+            FROM fence, fitting
             ON CONFLICT (user_id, room_id, type) DO UPDATE
                 SET json = excluded.json, writer = excluded.writer, position = excluded.position
                 WHERE excluded.position > t.position AND (:expected::bigint IS NULL OR t.position = :expected)
             RETURNING position
         """,
+        "counted": COUNT_STORED,
         "ignored": """
             INSERT INTO push_rules AS t (user_id, ignored, writer, position)
             SELECT :user_id, :ignored::text[], :lease, nextval('stream_push_rules') FROM fence JOIN stored ON true
@@ -79,7 +84,7 @@ SET_IGNORED_USERS = fenced_statement(
             RETURNING position, rules
         """,
     },
-    "(SELECT position FROM stored) AS position, "
+    "(SELECT position FROM stored) AS position, EXISTS (SELECT FROM fitting) AS fits, "
     "(SELECT position FROM ignored) AS rules_position, (SELECT rules FROM ignored) AS rules",
 )
 #: Uses the primary key of push_rules.

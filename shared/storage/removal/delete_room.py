@@ -107,6 +107,8 @@ MARK_DELETED = fenced_statement(
 
 def _delete_rows(table: str) -> FencedStatement[RowsOfRoom]:
     of_room = "t.room_id = (SELECT deleted_id FROM room)" if table == "account_data" else "t.room_nid = :room_nid"
+    # Users whose rows are deleted here are counted again when they write next: see `user_data/usage.py`.
+    deleted = {"uncounted": "DELETE FROM user_usage USING fence WHERE user_id = ANY(ARRAY(SELECT user_id FROM gone))"}
     but = f" AND t.event_nid <> {_MARK_NID}" if table == "events" else ""
     return fenced_statement(
         f"delete_room_{table}",
@@ -116,7 +118,8 @@ def _delete_rows(table: str) -> FencedStatement[RowsOfRoom]:
             "gone": f"""
                 DELETE FROM {table} USING fence, room WHERE {table}.ctid = ANY(ARRAY(
                     SELECT t.ctid FROM {table} t WHERE {of_room}{but} LIMIT :rows FOR UPDATE SKIP LOCKED))
-                RETURNING 1""",
+                RETURNING {"user_id" if table == "account_data" else "1"}""",
+            **(deleted if table == "account_data" else {}),
         },
         "(SELECT count(*) FROM gone) AS deleted",
     )

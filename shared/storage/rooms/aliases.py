@@ -18,6 +18,10 @@ _CREATE = """
     INSERT INTO room_aliases (alias, room_nid, creator, created_ms) VALUES ($1, $2, $3, $4)
     ON CONFLICT (alias) DO NOTHING
 """
+#: Uses room_aliases_by_creator, for at most $2 rows.
+_HAS_ALIASES = """
+    SELECT count(*) >= $2 FROM (SELECT FROM room_aliases WHERE creator = $1 LIMIT $2) AS few
+"""
 # room_nid: an alias that was deleted and created again for another room meanwhile stays.
 _DELETE = "DELETE FROM room_aliases WHERE alias = $1 AND room_nid = $2"
 # Uses room_aliases_by_room.
@@ -81,6 +85,11 @@ async def get_alias(database: Database, alias: str) -> Alias | None:
 async def create_alias(database: Database, alias: str, room_nid: int, creator: UserId, now_ms: int) -> bool:
     """Create an alias. Return False if it exists already."""
     return (await database.execute(_CREATE, alias, room_nid, creator, now_ms)).endswith(" 1")
+
+
+async def has_aliases(database: Database, creator: UserId, number: int) -> bool:
+    """Return True if a user created this many aliases, or more, that still exist."""
+    return bool(await database.fetchval(_HAS_ALIASES, creator, number))
 
 
 async def delete_alias(database: Database, alias: str, room_nid: int) -> None:

@@ -15,6 +15,7 @@ from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database, Source
 from shared.storage.engine.statements import parameters
 from shared.storage.push.rules import PushRulesRecord, push_rules_record
+from shared.storage.user_data.usage import COUNT_STORED, ROW_BYTES, account_data_parts
 
 
 @parameters
@@ -23,6 +24,7 @@ class SetAccountData:
 
     json: None for a deletion.
     expected: the position that the row must still have. None: any; 0: no row.
+    max_bytes: the most that all account data of the user may take.
     """
 
     user_id: UserId
@@ -30,23 +32,26 @@ class SetAccountData:
     type: str
     json: bytes | None
     expected: int | None
+    max_bytes: int
 
 
-#: Uses the primary key of account_data.
+#: Uses the primary keys of account_data and user_usage.
 SET_ACCOUNT_DATA = fenced_statement(
     "set_account_data",
     SetAccountData,
     {
+        **account_data_parts(":room_id", ":type"),
         "stored": """
             INSERT INTO account_data AS t (user_id, room_id, type, json, writer, position)
-            SELECT :user_id, :room_id, :type, :json, :lease, nextval('stream_account_data') FROM fence
+            SELECT :user_id, :room_id, :type, :json, :lease, nextval('stream_account_data') FROM fence, fitting
             ON CONFLICT (user_id, room_id, type) DO UPDATE
                 SET json = excluded.json, writer = excluded.writer, position = excluded.position
                 WHERE excluded.position > t.position AND (:expected::bigint IS NULL OR t.position = :expected)
             RETURNING position
-        """
+        """,
+        "counted": COUNT_STORED,
     },
-    "(SELECT position FROM stored) AS position",
+    "(SELECT position FROM stored) AS position, EXISTS (SELECT FROM fitting) AS fits",
 )
 # Uses the primary key of account_data.
 _GET = "SELECT json, position FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3"
@@ -68,14 +73,20 @@ IGNORED_LIST = """
 """
 _IGNORED = IGNORED_LIST.format(user="$1")
 # Uses the unique index on (user_id, hash) and the primary key. Two filters that are stored at once may take the same
-# id: then nothing is inserted for the second one, which tries again.
-_STORE_FILTER = """
+# id: then nothing is inserted for the second one, which tries again. A filter has the running total of the user's
+# bytes; if the last one has none, from before quotas, all are counted. $4: the most bytes.
+_STORE_FILTER = f"""
     WITH known AS (SELECT filter_id FROM filters WHERE user_id = $1 AND hash = $2),
-    made AS (INSERT INTO filters (user_id, filter_id, hash, json)
-             SELECT $1, coalesce((SELECT max(filter_id) FROM filters WHERE user_id = $1), 0) + 1, $2, $3
-             WHERE NOT EXISTS (SELECT 1 FROM known)
+    last AS (SELECT filter_id, total_bytes FROM filters WHERE user_id = $1 ORDER BY filter_id DESC LIMIT 1),
+    total AS (SELECT {ROW_BYTES} + octet_length($3::bytea) + coalesce(
+                  (SELECT total_bytes FROM last),
+                  (SELECT sum({ROW_BYTES} + octet_length(json)) FROM filters WHERE user_id = $1), 0)::bigint AS bytes),
+    made AS (INSERT INTO filters (user_id, filter_id, hash, json, total_bytes)
+             SELECT $1, coalesce((SELECT filter_id FROM last), 0) + 1, $2, $3, total.bytes FROM total
+             WHERE NOT EXISTS (SELECT 1 FROM known) AND total.bytes <= $4
              ON CONFLICT DO NOTHING RETURNING filter_id)
-    SELECT coalesce((SELECT filter_id FROM known), (SELECT filter_id FROM made))
+    SELECT coalesce((SELECT filter_id FROM known), (SELECT filter_id FROM made)) AS filter_id, bytes <= $4 AS fits
+    FROM total
 """
 
 
@@ -147,9 +158,13 @@ def blocks_invites(json: bytes | None) -> bool:
     return isinstance(content, dict) and content.get("default_action") == "block"
 
 
-async def store_filter(database: Database, user_id: UserId, hash_: bytes, json: bytes) -> int:
-    """Return the id of the user's filter with this content, new or not. hash_: SHA-256 of its canonical JSON."""
+async def store_filter(database: Database, user_id: UserId, hash_: bytes, json: bytes, max_bytes: int) -> int | None:
+    """Return the id of the user's filter with this content, new or not; None if the user may store no more.
+
+    hash_: SHA-256 of its canonical JSON. max_bytes: the most that all filters of the user may take.
+    """
     while True:
-        filter_id: int | None = await database.fetchval(_STORE_FILTER, user_id, hash_, json)
-        if filter_id is not None:
+        [row] = await database.fetch(_STORE_FILTER, user_id, hash_, json, max_bytes)
+        filter_id: int | None = row["filter_id"]
+        if filter_id is not None or not row["fits"]:
             return filter_id

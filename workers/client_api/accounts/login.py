@@ -14,6 +14,8 @@ from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
+from shared.operations.quotas import UserQuotas
+from shared.storage.accounts.devices import has_place_for_device
 from shared.storage.accounts.login_attempts import count_login_attempt, get_login_addresses
 from shared.storage.accounts.users import Account, get_account, replace_password_hash
 from shared.storage.engine.pool import Database
@@ -166,8 +168,18 @@ class PasswordCheck:
 
 
 class Login:
-    def __init__(self, server_name: str, base_url: str, passwords: PasswordCheck, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        server_name: str,
+        base_url: str,
+        passwords: PasswordCheck,
+        sessions: Sessions,
+        quotas: UserQuotas,
+        database: Database,
+    ) -> None:
         """base_url: the client-server URL that log-in answers name."""
+        self._quotas = quotas
+        self._database = database
         self._server_name = server_name
         self._base_url = base_url
         self._passwords = passwords
@@ -198,7 +210,10 @@ class Login:
         spec="client-server-api/#post_matrixclientv3login",
     )
     async def login(self, request: Request) -> Response:
-        """POST /login. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN for another type, M_LIMIT_EXCEEDED."""
+        """POST /login. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN for another type, M_LIMIT_EXCEEDED.
+
+        Raises M_USER_LIMIT_EXCEEDED if the account has too many devices.
+        """
         body = request.decode(LoginBody)
         if body.type != PASSWORD:
             raise MatrixError("M_UNKNOWN", f"type must be {PASSWORD}")
@@ -227,9 +242,18 @@ class Login:
                 body.initial_device_display_name,
                 refreshable=body.refresh_token,
             )
+            await self._check_devices(account.user_id, issued.stored.device_id)
             if await self._sessions.start(account.user_id, issued, account.password_hash, address_key(address)):
                 return account, issued
         raise wrong_password()
+
+    async def _check_devices(self, user_id: UserId, device_id: str) -> None:
+        """Raise M_USER_LIMIT_EXCEEDED if the user has too many devices for one more."""
+        most = self._quotas.limits.devices
+        if not await has_place_for_device(self._database, user_id, device_id, most):
+            raise self._quotas.exceeded(
+                "devices", f"This account may have at most {most} devices. Log out one that you do not use any more"
+            )
 
     @endpoint(
         name="refresh",

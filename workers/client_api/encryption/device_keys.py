@@ -20,6 +20,7 @@ from shared.core.sync_tokens.stream_token import StreamToken, parse_token
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
+from shared.operations.quotas import UserQuotas
 from shared.runtime.clock import Clock
 from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.encryption import device_keys as storage
@@ -35,6 +36,9 @@ from workers.client_api.encryption.key_upload import (
 
 #: Unclaimed keys of a device, all algorithms together: ten times as many as a client keeps by itself.
 MAX_ONE_TIME_KEYS = 1000
+#: With those that were claimed: their ids are kept for a while, so that no other key takes them.
+_MAX_STORED_KEYS = 20_000
+_MAX_FALLBACK_KEYS = 20  # one of each algorithm, of which the specification has two
 _MAX_USERS = 10_000  # in one query or claim
 _ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
@@ -51,8 +55,15 @@ class KeyClaimBody(msgspec.Struct):
 
 class DeviceKeys:
     def __init__(
-        self, server_name: str, database: Database, writer: FencedWriter, announcer: Announcer, clock: Clock
+        self,
+        server_name: str,
+        database: Database,
+        writer: FencedWriter,
+        announcer: Announcer,
+        clock: Clock,
+        quotas: UserQuotas,
     ) -> None:
+        self._quotas = quotas
         self._server_name = server_name
         self._database = database
         self._writer = writer
@@ -110,6 +121,9 @@ class DeviceKeys:
                     one_time=one_time,
                     fallback=fallback,
                     max_one_time=MAX_ONE_TIME_KEYS,
+                    max_one_time_bytes=self._quotas.limits.device_keys_bytes,
+                    max_stored=_MAX_STORED_KEYS,
+                    max_algorithms=_MAX_FALLBACK_KEYS,
                 )
                 row = await self._writer.write(
                     storage.UPLOAD_KEYS, upload, streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name)
@@ -120,6 +134,15 @@ class DeviceKeys:
                 raise invalid_param("A key id was uploaded before with another key")
             if row["crowded"]:
                 raise invalid_param(f"A device may have at most {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
+            if row["heavy"]:
+                most = self._quotas.limits.device_keys_bytes
+                raise self._quotas.exceeded(
+                    "device_keys_bytes",
+                    f"The one-time keys of a device may take at most {most} bytes, and it may not use them up so fast. "
+                    "Upload fewer or shorter ones",
+                )
+            if row["varied"]:
+                raise invalid_param(f"A device may have fallback keys of at most {_MAX_FALLBACK_KEYS} algorithms")
             if row["same"] and (identity is None or row["list_position"] is not None):
                 self._announce(user_id, device_id, row["list_position"], row["key_position"])
                 counts = await storage.get_key_counts(self._database, user_id, device_id)

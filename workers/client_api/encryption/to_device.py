@@ -18,10 +18,12 @@ from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response
 from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
+from shared.operations.quotas import UserQuotas
 from shared.runtime.clock import Clock
 from shared.storage.encryption import to_device as storage
 from shared.storage.encryption.to_device import MessageToSend, SentMessages
 from shared.storage.engine.pool import transient_as_unavailable
+from workers.client_api.encryption.send_allowances import SendAllowances
 
 _MAX_TYPE_BYTES = 255
 _MAX_MESSAGES = 10_000  # in one request, before "*" is expanded
@@ -33,8 +35,12 @@ class SendToDeviceBody(msgspec.Struct):
 
 
 class SendToDevice:
-    def __init__(self, server_name: str, writer: FencedWriter, announcer: Announcer, clock: Clock) -> None:
+    def __init__(
+        self, server_name: str, writer: FencedWriter, announcer: Announcer, clock: Clock, quotas: UserQuotas
+    ) -> None:
         self._server_name = server_name
+        self._quotas = quotas
+        self._allowances = SendAllowances(quotas.limits, clock)
         self._writer = writer
         self._announcer = announcer
         self._clock = clock
@@ -51,12 +57,17 @@ class SendToDevice:
         spec="client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid",
     )
     async def send_to_device(self, request: Request) -> Response:
-        """PUT /sendToDevice/{eventType}/{txnId}. A retry with the same id sends nothing. Raises M_INVALID_PARAM."""
+        """PUT /sendToDevice/{eventType}/{txnId}. A retry with the same id sends nothing.
+
+        Raises M_INVALID_PARAM, M_LIMIT_EXCEEDED, and M_USER_LIMIT_EXCEEDED if the inboxes of all recipients are full.
+        Messages that do not fit into some of many inboxes are dropped: these devices have not synced for long.
+        """
         event_type = request.params["eventType"]
         if not within_bytes(event_type, _MAX_TYPE_BYTES):
             raise invalid_param(f"The event type must have at most {_MAX_TYPE_BYTES} bytes")
         messages = self._local_messages(request.decode(SendToDeviceBody))
         user = request.user
+        self._allowances.check(user.user_id)
         with transient_as_unavailable():
             sent = await storage.send_to_device(
                 self._writer.write,
@@ -66,10 +77,17 @@ class SendToDevice:
                     key=transaction_key(request),
                     type=event_type,
                     messages=messages,
+                    max_inbox_bytes=self._quotas.limits.inbox_bytes,
                     now_ms=self._clock.now_ms(),
                 ),
                 streams=(TO_DEVICE.name,),
             )
+        self._allowances.spend(user.user_id, sent.bytes)
+        if sent.refused and not sent.stored:
+            raise self._quotas.exceeded(
+                "inbox_bytes", "Too many messages wait for this device. Try again once it has received them"
+            )
+        self._quotas.note_refused("inbox_bytes", sent.refused)
         self._announcer.announce(TO_DEVICE, self._rows(sent))
         return empty_response()
 

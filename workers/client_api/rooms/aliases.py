@@ -18,6 +18,8 @@ from shared.core.room_versions import get_room_version
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.http.serving import endpoint
+from shared.operations.alias_quota import check_alias_quota
+from shared.operations.quotas import UserQuotas
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms import aliases
@@ -38,12 +40,18 @@ class VisibilityBody(msgspec.Struct):
 
 class Directory:
     def __init__(
-        self, server_name: str, database: Database, remove_alias: Ask[AliasToRemove, AliasRemoved], clock: Clock
+        self,
+        server_name: str,
+        database: Database,
+        remove_alias: Ask[AliasToRemove, AliasRemoved],
+        clock: Clock,
+        quotas: UserQuotas,
     ) -> None:
         """remove_alias: removes an alias from the canonical and alternative aliases of a room."""
         self._server_name = server_name
         self._database = database
         self._remove_alias = remove_alias
+        self._quotas = quotas
         self._clock = clock
 
     @endpoint(
@@ -72,7 +80,10 @@ class Directory:
         spec="client-server-api/#put_matrixclientv3directoryroomroomalias",
     )
     async def set_room_alias(self, request: Request) -> Response:
-        """PUT /directory/room/{roomAlias}, by any member of the room. Raises 409 M_UNKNOWN when it exists."""
+        """PUT /directory/room/{roomAlias}, by any member of the room.
+
+        Raises 409 M_UNKNOWN when it exists, M_USER_LIMIT_EXCEEDED.
+        """
         text = request.params["roomAlias"]
         localpart, server = parse_room_alias(text)
         if server != self._server_name or not localpart:
@@ -82,6 +93,7 @@ class Directory:
         room = await aliases.get_user_in_room(self._database, room_id, user_id)
         if room is None or room.membership != "join":
             raise forbidden("Only members of the room can create an alias for it")
+        await check_alias_quota(self._database, self._quotas, user_id)
         now_ms = self._clock.now_ms()
         if not await aliases.create_alias(self._database, text, room.room_nid, user_id, now_ms):
             raise MatrixError("M_UNKNOWN", "The alias already exists", 409)

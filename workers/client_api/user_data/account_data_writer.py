@@ -10,6 +10,7 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import MatrixError, Unavailable
 from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import GLOBAL, AccountDataRow, PushRulesRow
+from shared.operations.quotas import UserQuotas
 from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.push.rules import SET_IGNORED_USERS, SetIgnoredUsers
@@ -28,10 +29,12 @@ class AccountDataWriter:
         writer: FencedWriter,
         announcer: Announcer,
         room_owners: RoomOwners,
+        quotas: UserQuotas,
         *,
         max_ignored_users: int,
     ) -> None:
         self._database = database
+        self._quotas = quotas
         self._max_ignored_users = max_ignored_users
         self._writer = writer
         self._announcer = announcer
@@ -63,12 +66,21 @@ class AccountDataWriter:
         room_id: perhaps GLOBAL.
         json: None: delete the entry.
         expected: write only if the entry still has this position; 0: only if there is no entry.
+        Raises M_USER_LIMIT_EXCEEDED if the user has too much account data for it.
         """
         if room_id == GLOBAL and type_ == IGNORED_USERS:
             return await self._set_ignored_users(user_id, json, expected)
         with transient_as_unavailable():
-            record = SetAccountData(user_id=user_id, room_id=room_id, type=type_, json=json, expected=expected)
+            record = SetAccountData(
+                user_id=user_id,
+                room_id=room_id,
+                type=type_,
+                json=json,
+                expected=expected,
+                max_bytes=self._quotas.limits.account_data_bytes,
+            )
             row = await self._writer.write(SET_ACCOUNT_DATA, record, streams=(ACCOUNT_DATA.name,))
+        self._check_fits(row["fits"])
         if row["position"] is None:
             return False
         self._announcer.announce(
@@ -98,8 +110,15 @@ class AccountDataWriter:
             raise _too_large(f"You can ignore at most {self._max_ignored_users} users. Remove some from the list first")
         ignored = sorted({other for other in listed if is_user_id(other)})
         with transient_as_unavailable():
-            record = SetIgnoredUsers(user_id=user_id, json=json, ignored=ignored, expected=expected)
+            record = SetIgnoredUsers(
+                user_id=user_id,
+                json=json,
+                ignored=ignored,
+                expected=expected,
+                max_bytes=self._quotas.limits.account_data_bytes,
+            )
             row = await self._writer.write(SET_IGNORED_USERS, record, streams=(ACCOUNT_DATA.name, PUSH_RULES.name))
+        self._check_fits(row["fits"])
         if row["position"] is None:
             return False
         lease = self._writer.lease
@@ -113,6 +132,13 @@ class AccountDataWriter:
         self._announcer.announce(PUSH_RULES, [rules])
         await self._room_owners.wait_until_applied(PUSH_RULES, lease, rules.position)
         return True
+
+    def _check_fits(self, fits: bool) -> None:
+        if not fits:
+            most = self._quotas.limits.account_data_bytes
+            raise self._quotas.exceeded(
+                "account_data_bytes", f"Your account data may take at most {most} bytes. Delete or shorten some first"
+            )
 
     async def change(
         self,

@@ -8,14 +8,16 @@ from shared.core.filters import parse_filter
 from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
+from shared.operations.quotas import UserQuotas
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.account_data import get_filter_json, store_filter
 from workers.client_api.user_data.account_data import own_user_id
 
 
 class Filters:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: UserQuotas) -> None:
         self._database = database
+        self._quotas = quotas
 
     @endpoint(
         name="create_filter",
@@ -26,12 +28,17 @@ class Filters:
         spec="client-server-api/#post_matrixclientv3useruseridfilter",
     )
     async def create_filter(self, request: Request) -> Response:
-        """POST /user/{userId}/filter. Raises M_BAD_JSON for an invalid filter."""
+        """POST /user/{userId}/filter. Raises M_BAD_JSON for an invalid filter, M_USER_LIMIT_EXCEEDED."""
         user_id = own_user_id(request)
         body = request.json_object()
         parse_filter(body)
         json = encode_canonical(body)
-        filter_id = await store_filter(self._database, user_id, hashlib.sha256(json).digest(), json)
+        most = self._quotas.limits.filters_bytes
+        filter_id = await store_filter(self._database, user_id, hashlib.sha256(json).digest(), json, most)
+        if filter_id is None:
+            raise self._quotas.exceeded(
+                "filters_bytes", f"Your filters may take at most {most} bytes. Use one of those that you have"
+            )
         return json_response({"filter_id": str(filter_id)})
 
     @endpoint(

@@ -17,6 +17,8 @@ from shared.core.slots import slot_of
 from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
+from shared.operations.alias_quota import check_alias_quota
+from shared.operations.quotas import UserQuotas
 from shared.runtime.clock import Clock
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
@@ -52,7 +54,9 @@ class CreateRoomHandler:
         room_numbers: NumberBlock,
         database: Database,
         clock: Clock,
+        quotas: UserQuotas,
     ) -> None:
+        self._quotas = quotas
         self._writer = writer
         self._changes = changes
         self._profiles = profiles
@@ -85,7 +89,7 @@ class CreateRoomHandler:
         if len(invited) + len(body.initial_state or []) > _MAX_EVENTS:
             raise invalid_param(f"Too many invites and state events for one request: at most {_MAX_EVENTS} are allowed")
         await self._changes.check_can_be_invited(invited)
-        alias = await self._check_alias(body.room_alias_name)
+        alias = await self._check_alias(body.room_alias_name, request.user.user_id)
         for state in body.initial_state or []:
             if (state.type, state.state_key) == ("m.room.canonical_alias", ""):
                 check_aliases(aliases_in(state.content), set() if alias is None else {alias})
@@ -115,8 +119,8 @@ class CreateRoomHandler:
         await self._profiles.follow(room, creator, profiles.get(creator, {}))
         return json_response({"room_id": room.room_id})
 
-    async def _check_alias(self, localpart: str | None) -> str | None:
-        """Return the whole alias. Raises M_INVALID_PARAM, M_ROOM_IN_USE."""
+    async def _check_alias(self, localpart: str | None, creator: UserId) -> str | None:
+        """Return the whole alias. Raises M_INVALID_PARAM, M_ROOM_IN_USE, M_USER_LIMIT_EXCEEDED."""
         if localpart is None:
             return None
         alias = f"#{localpart}:{self._identity.server_name}"
@@ -125,6 +129,7 @@ class CreateRoomHandler:
         # If another request takes it before the commit, the statement fails with the same answer.
         if await get_room_of_alias(self._database, alias) is not None:
             raise MatrixError("M_ROOM_IN_USE", "This room alias is already in use", 400)
+        await check_alias_quota(self._database, self._quotas, creator)
         return alias
 
     def _create_event(

@@ -19,6 +19,7 @@ from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
+from shared.operations.quotas import UserQuotas
 from shared.storage.engine.pool import Database
 from shared.storage.events.delayed import schedule_delayed_event
 
@@ -38,8 +39,9 @@ class ScheduleBody(msgspec.Struct):
 class Scheduling:
     """has_sticky: True if this server has sticky events."""
 
-    def __init__(self, database: Database, limits: DelayedEvents, *, has_sticky: bool) -> None:
+    def __init__(self, database: Database, limits: DelayedEvents, quotas: UserQuotas, *, has_sticky: bool) -> None:
         self._database = database
+        self._quotas = quotas
         self._limits = limits
         self._has_sticky = has_sticky
 
@@ -90,7 +92,7 @@ class Scheduling:
     ) -> Response:
         """Schedule an event. key: of the client's transaction, if there is one.
 
-        Raises M_FORBIDDEN beyond the longest delay, M_LIMIT_EXCEEDED beyond the number, M_TOO_LARGE.
+        Raises M_FORBIDDEN beyond the longest delay, M_LIMIT_EXCEEDED beyond number and size of all, M_TOO_LARGE.
         """
         encoded = orjson.dumps(content)
         if self._limits.max_scheduled == 0:
@@ -110,11 +112,18 @@ class Scheduling:
             delay_ms=delay_ms,
             scheduled_ms=0,
         )
-        scheduled = await schedule_delayed_event(self._database, event, key, self._limits.max_scheduled)
+        scheduled = await schedule_delayed_event(
+            self._database,
+            event,
+            key,
+            max_scheduled=self._limits.max_scheduled,
+            max_bytes=self._quotas.limits.delayed_events_bytes,
+        )
         if not scheduled.is_room:
             raise forbidden("You are not in this room")
         if scheduled.delay_id is None:
-            message = "The maximum number of delayed events has been reached"
+            self._quotas.note_refused("delayed_events_bytes")
+            message = "The maximum number or size of delayed events has been reached"
             raise MatrixError("M_LIMIT_EXCEEDED", message, 429, {"retry_after_ms": scheduled.wait_ms})
         return json_response({"delay_id": scheduled.delay_id})
 

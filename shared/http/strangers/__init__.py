@@ -1,0 +1,1 @@
+"""Outgoing HTTP to servers that other people choose."""

@@ -38,6 +38,8 @@ administer accounts and rooms:
   skep room purge '!busy:example.org' --before-days 90
   skep check rooms --sample 100                replay rooms from their events, and compare
 
+  skep federation check matrix.org             show each step to another server
+
 operate the fleet:
   skep drain event_persister-2                 move its slots to others, then end it
   skep move rooms '!busy:example.org' event_persister-3
@@ -69,6 +71,7 @@ COMMANDS = (
     Command("registration-token", "deploy.command.accounts.registration_token", "make and list registration tokens"),
     Command("room", "deploy.command.rooms.room", "purge the history of rooms, delete rooms"),
     Command("check", "deploy.command.rooms.check", "compare stored rooms with their event graphs"),
+    Command("federation", "deploy.command.federation.federation", "find out why another server cannot be reached"),
     Command("status", "deploy.command.inspection.status", "show processes, slots, stream positions and lag"),
     Command("endpoints", "deploy.command.inspection.endpoints", "list every endpoint, its pool and its routing key"),
     Command("drain", "deploy.command.slots.drain", "move a process's slots to others, and end it"),

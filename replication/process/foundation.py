@@ -19,6 +19,7 @@ from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.internal_calls import InternalClient
 from shared.http.request import Handler
+from shared.http.server import ServerAuthenticator
 from shared.http.serving import handlers_of
 from shared.metrics.shares import ShareMetrics
 from shared.operations.authenticate import TokenAuthenticator
@@ -66,12 +67,16 @@ class Worker:
     jobs: what runs until the process ends, by name. A job that fails is started again.
     start: runs once everything follows, before the jobs and before the worker is ready.
     drain: hands over and finishes the work under way, within the drain limit.
+    close: frees what the process holds, at the end of each incarnation.
+    server_authenticator: checks the requests of other servers, for a worker that serves any.
     """
 
     features: Sequence[object] = ()
     jobs: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     start: Callable[[], Awaitable[None]] | None = None
     drain: Callable[[], Awaitable[None]] | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+    server_authenticator: ServerAuthenticator | None = None
 
     def handlers(self) -> dict[str, Handler]:
         """Return the handlers by endpoint name."""

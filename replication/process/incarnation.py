@@ -150,6 +150,7 @@ async def _run_beside(side: SideLoop, process: Process, stop: asyncio.Event, rej
         connector(dsn, pgbouncer=config.database.pgbouncer, settings=writer_settings), lease, seen, on_fenced
     )
     follower: Follower | None = None
+    worker: Worker | None = None
     try:
         foundation = _foundation(
             process=process,
@@ -184,6 +185,8 @@ async def _run_beside(side: SideLoop, process: Process, stop: asyncio.Event, rej
             # Answers of these connections are worthless now, and hanging ones would delay the next incarnation.
             database.drop_all()
         await tasks.close()
+        if worker is not None and worker.close is not None:
+            await worker.close()
         await membership.leave()
         await writer.close()
         await transport.close()
@@ -283,6 +286,7 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
         ),
         shares=shares,
         set_aside=SetAside(lambda: membership.deaths, foundation.registry),
+        server_authenticator=worker.server_authenticator,
     )
 
 

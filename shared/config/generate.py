@@ -66,6 +66,7 @@ def development_yaml(client_port: int, federation_port: int) -> str:
         "listeners.client.port": client_port,
         "listeners.federation.host": "127.0.0.1",
         "listeners.federation.port": federation_port,
+        "federation.allowed_ip_ranges": ["127.0.0.0/8", "::1/128"],
         "registration.enabled": True,
         "registration.require_token": False,
         **unlimited,

@@ -38,6 +38,7 @@ from shared.config.kinds import (
     SigningKeys,
     UserIdText,
 )
+from shared.core.addresses import NOT_PUBLIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +304,16 @@ class Federation:
     """Open the listener for other servers."""
     well_known_server: ServerName | None = None
     """Server named by `/.well-known/matrix/server`, such as `matrix.example.org:443`; null: it answers 404."""
+    trusted_key_servers: tuple[ServerName, ...] = ("matrix.org",)
+    """Servers that are asked for the keys of servers that do not answer, in this order. They are not trusted further:
+    keys carry the signature of their owner."""
+    custom_ca_file: InputFile | None = None
+    """Certificates, as PEM, of authorities to trust beside the system's."""
+    denied_ip_ranges: tuple[Network, ...] = NOT_PUBLIC
+    """Networks to which no name of another server may lead. Only this server can reach them, so strangers must not be
+    able to use it for that."""
+    allowed_ip_ranges: tuple[Network, ...] = ()
+    """Networks that are allowed although they are denied, such as `10.1.0.0/16` for servers of your own network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,6 +493,8 @@ class Caches:
     resolutions_bytes: Positive = 536_870_912
     """Events that all state resolutions of an event persister hold while they work. It is used only while rooms with
     forks are resolved. A room whose forks need more is parked."""
+    server_keys_bytes: Positive = 8_388_608
+    """Keys of other servers."""
     answers_bytes: Positive = 33_554_432
     """Large answers of `/sync`: those that wait for their clients, states that several answers share, and the members
     that each device has received."""
@@ -614,13 +627,9 @@ REMOVED_KEYS: Mapping[str, str] = {
     "application_services": _NOT_YET,
     "media": _NOT_YET,
     "federation.verify_certificates": _NOT_YET,
-    "federation.custom_ca_file": _NOT_YET,
-    "federation.denied_ip_ranges": _NOT_YET,
-    "federation.allowed_ip_ranges": _NOT_YET,
-    "federation.trusted_key_servers": _NOT_YET,
     "federation.allowed_domains": _NOT_YET,
     "federation.denied_domains": _NOT_YET,
     "federation.request_timeout_s": _NOT_YET,
     "caches.events_bytes": "rooms_bytes covers events; remove it",
-    "caches.federation_bytes": _NOT_YET,
+    "caches.federation_bytes": "server_keys_bytes covers the keys of other servers; remove it",
 }

@@ -13,7 +13,7 @@ import orjson
 
 from shared.core.canonical_json import check_structure, decode_json
 from shared.core.errors import MatrixError, bad_json, invalid_param, missing_param
-from shared.core.identifiers import UserId
+from shared.core.identifiers import ServerName, UserId
 from shared.http.endpoint import Auth, Endpoint
 from shared.http.routing import PathParams
 
@@ -76,6 +76,7 @@ class Request:
     headers: lower-case names, with the last value of each.
     body: whole, within the endpoint's limit. Empty until the request was authenticated.
     client_address: as the proxy saw it.
+    origin: the server that signed the request, for endpoints of other servers.
     held_slot: (kind, slot) that stays with this process until the request is answered.
     under_way: the user for whom the request counts as one under way.
     """
@@ -90,6 +91,7 @@ class Request:
     client_address: str
     request_id: str
     requester: Requester | None = None
+    origin: ServerName | None = None
     held_slot: tuple[str, int] | None = None
     under_way: Requester | None = None
     _query: dict[str, list[str]] | None = field(default=None, repr=False)

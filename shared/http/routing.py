@@ -48,12 +48,14 @@ class PathParams(TypedDict, total=False):
     deviceId: str
     eventType: str
     filterId: str
+    keyId: str
     keyName: str
     kind: str
     name: str
     receiptType: str
     relType: str
     ruleId: str
+    serverName: str
     stateKey: str
     tag: str
     txnId: str

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from shared.config.sections import Limits
 from shared.core.errors import UNRECOGNIZED_REQUEST, MatrixError, unrecognized
+from shared.core.identifiers import ServerName
 from shared.http.admission.bodies import BodyReader, ClientGone
 from shared.http.admission.places import Places
 from shared.http.admission.proxy_notice import UNKNOWN_PROXY, ProxyNotice
@@ -46,6 +47,16 @@ _CHECKED = frozenset({Auth.NONE, Auth.OPTIONAL, Auth.ACCESS_TOKEN, Auth.INTERNAL
 class Authenticator(Protocol):
     async def authenticate(self, token: str | None, request: Request) -> Requester:
         """Return the token's requester. Raises M_MISSING_TOKEN, M_UNKNOWN_TOKEN (401), ..."""
+        ...
+
+
+class ServerAuthenticator(Protocol):
+    def check_header(self, request: Request) -> None:
+        """Raise M_UNAUTHORIZED (401) for a request that cannot be rightly signed, before its body is read."""
+        ...
+
+    async def authenticate_server(self, request: Request) -> ServerName:
+        """Return the server that signed the request. Raises M_UNAUTHORIZED (401)."""
         ...
 
 
@@ -112,18 +123,21 @@ class Application:
         limits: Limits,
         metrics: HttpMetrics,
         pages: ProcessPages,
+        server_authenticator: ServerAuthenticator | None = None,
         shares: Shares | None = None,
         set_aside: SetAside | None = None,
     ) -> None:
         names = {endpoint.name for endpoint in endpoints}
         if unknown := sorted(set(handlers) - names):
             raise ValueError(f"handlers without an endpoint: {', '.join(unknown)}")
-        unchecked = sorted(e.name for e in endpoints if e.name in handlers and e.auth not in _CHECKED)
+        self._checked = _CHECKED if server_authenticator is None else _CHECKED | {Auth.SERVER}
+        unchecked = sorted(e.name for e in endpoints if e.name in handlers and e.auth not in self._checked)
         if unchecked:
             raise ValueError(f"endpoints whose callers cannot be authenticated: {', '.join(unchecked)}")
         self._routes = RouteTable(endpoints)
         self._handlers = handlers
         self._authenticator = authenticator
+        self._server_authenticator = server_authenticator
         self._rate_limiter = rate_limiter
         self._slot_router = slot_router
         self._internal_secret = internal_secret.encode()
@@ -210,6 +224,9 @@ class Application:
         await self._admit(request)
         # Only now, so that nobody without a token makes this process read anything large.
         request.body = await self._bodies.read(request, receive)
+        if request.endpoint.auth is Auth.SERVER and self._server_authenticator is not None:
+            # The signature covers the body.
+            request.origin = await self._server_authenticator.authenticate_server(request)
         if self._set_aside is not None:
             self._set_aside.check(request)
         elsewhere = await self._slot_router.route(request)
@@ -235,8 +252,10 @@ class Application:
             return
         if UNKNOWN_PROXY in request.headers:
             self._proxies.note(request.client_address)
-        if endpoint.auth not in _CHECKED:
+        if endpoint.auth not in self._checked:
             raise unrecognized()  # `__init__` refuses such handlers: this is the second lock
+        if endpoint.auth is Auth.SERVER and self._server_authenticator is not None:
+            self._server_authenticator.check_header(request)
         if endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
             token = access_token_of(request)
             if token is not None or endpoint.auth is Auth.ACCESS_TOKEN:

@@ -110,7 +110,7 @@ def test_required_keys_are_named_with_the_ways_to_give_them() -> None:
         ("workers: {drain_limit_s: .inf}", "workers.drain_limit_s"),
         ("accounts: {refresh_token_lifetime_s: 1000000000000000}", "accounts.refresh_token_lifetime_s"),
         ("support: {contacts: [{matrix_id: bob}]}", "support.contacts[0].matrix_id"),
-        ("federation: {denied_ip_ranges: []}", "federation.denied_ip_ranges"),
+        ("federation: {denied_ip_ranges: [10.0.0.1/8]}", "federation.denied_ip_ranges[0]"),
         ('haproxy: {program: "a\\0b"}', "haproxy.program"),
         ("database: {hosts: [/run/a, b]}", "database.hosts"),
         ("database: {dsn: 'host=x'}", "database.dsn"),

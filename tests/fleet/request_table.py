@@ -385,6 +385,10 @@ VALID: dict[str, Valid] = {
     ),
     "get_server_keys": Valid(),
     "get_server_version": Valid(),
+    "query_keys_of_server": Valid(params={"serverName": "127.0.0.1:9"}, query={"minimum_valid_until_ts": "1"}),
+    "query_keys_of_servers": Valid(body={"server_keys": {"127.0.0.1:9": {}}}, required=("server_keys",)),
+    "query_profile": Valid(query={"user_id": "{me}", "field": "displayname"}),
+    "query_room_alias": Valid(query={"room_alias": "{alias}"}),
 }
 
 

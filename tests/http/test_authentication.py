@@ -6,7 +6,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.config.sections import Limits
-from shared.http import server
 from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RoutingKey
 from shared.http.endpoint_check import check_endpoints
 from shared.http.process_pages import ProcessPages
@@ -63,7 +62,7 @@ async def test_endpoint_of_a_kind_that_nobody_checks_looks_absent(monkeypatch: p
     """The second lock: even an application that was composed wrongly does not answer."""
     served = application(Auth.NONE)
     assert (await ask(served, "GET", "/_matrix/federation/v1/state", b"")).status == 200
-    monkeypatch.setattr(server, "_CHECKED", frozenset({Auth.OPTIONAL}))
+    monkeypatch.setattr(served, "_checked", frozenset({Auth.OPTIONAL}))
     answer = await ask(served, "GET", "/_matrix/federation/v1/state", b"")
     assert (answer.status, answer.json["errcode"]) == (404, "M_UNRECOGNIZED")
 

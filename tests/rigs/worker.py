@@ -214,7 +214,10 @@ async def run_worker(
             limits=Limits(),
             metrics=HttpMetrics(registry),
             pages=ProcessPages(registry, ready=lambda: True, metrics=False),
+            server_authenticator=worker.server_authenticator,
         )
+        if worker.close is not None:
+            stack.push_async_callback(worker.close)
         running = kind(
             application=application,
             foundation=foundation,

@@ -71,6 +71,8 @@ UNFENCED: Mapping[str, str] = {
     "schema_migrations": "migrations run under a lock of the database, before there are leases",
     "search_progress": _PROGRESS,
     "search_words": _PROGRESS,
+    "server_key_failures": _ANY_PROCESS,
+    "server_keys": _ANY_PROCESS,
     "session_changes": _EXPIRED,
     "set_aside": _PROGRESS,
     "settings_to_copy": _ANY_PROCESS,

@@ -36,13 +36,17 @@ class OwnServer:
     )
     async def get_server_keys(self, request: Request) -> Response:
         """Return our verify keys and old verify keys, signed."""
+        return Response(self.published_keys())
+
+    def published_keys(self) -> bytes:
+        """Return the answer of `get_server_keys`."""
         now_ms = self._clock.now_ms()
         if now_ms >= self._renew_at_ms:
             answer = build_server_keys(self._server_name, self._keys, self._old_keys, now_ms + self._validity_ms)
             # Canonical, as it was signed: some servers check the signature against the bytes that they received.
             self._answer = encode_canonical(answer)
             self._renew_at_ms = now_ms + self._validity_ms // 2
-        return Response(self._answer)
+        return self._answer
 
     @endpoint(
         name="get_server_version",

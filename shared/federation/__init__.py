@@ -1,0 +1,1 @@
+"""Asking other servers: finding them, signing requests to them, and knowing their keys."""

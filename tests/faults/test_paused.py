@@ -8,14 +8,17 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import pytest
 
 from tests.faults.traffic import ObservedFleet, common_rooms, now
 from tests.fix_patience import Patience
+from tests.fleet.raw_http import call
 from tests.rigs.waiting import until
 from tests.room_checks import assert_fleet_rooms_agree
 
+CLIENT = "/_matrix/client/v3"
 _PAUSE_S = 5.0
 _BY_WRITER = """
     SELECT 'events' AS what, count(*), max(position) FROM events WHERE writer = ANY ($1::bigint[])
@@ -111,3 +114,29 @@ async def test_fleet_serves_without_main(observed: ObservedFleet, seconds: float
     changed = {name for name, lease in (await observed.leases()).items() if lease != leases[name]}
     assert changed <= {"main-1", "main-2"} and len(changed) < 2
     assert observed.pids() == pids
+
+
+async def test_requests_to_a_paused_process_are_answered_by_its_successor(observed: ObservedFleet) -> None:
+    """haproxy sent them before the pause. They do not wait for the paused process, which answers nothing."""
+    await observed.until_complete()
+    url = observed.fleet.client_url
+    body = {"username": f"waiting-{now():.0f}", "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+    token = call(url, "POST", f"{CLIENT}/register", body=body).json()["access_token"]
+    rooms = [call(url, "POST", f"{CLIENT}/createRoom", token=token, body={}).json()["room_id"] for _ in range(8)]
+    since = call(url, "GET", f"{CLIENT}/sync?timeout=0", token=token).json()["next_batch"]
+    pids = observed.pids()
+
+    def send(room_id: str) -> int:
+        path = f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/paused"
+        return call(url, "PUT", path, token=token, body={"msgtype": "m.text", "body": "x"}).status
+
+    def poll(number: int) -> int:
+        return call(url, "GET", f"{CLIENT}/sync?timeout=1000&since={since}&n={number}", token=token).status
+
+    began_s = now()
+    with standing_still(pids["event_persister-1"], pids["synchrotron-1"]):
+        calls = [asyncio.to_thread(send, room_id) for room_id in rooms] + [asyncio.to_thread(poll, 1)]
+        statuses = await asyncio.gather(*calls)  # a call that takes 20 seconds fails
+        assert now() - began_s < 15
+        assert statuses == [200] * len(calls)
+    await observed.until_complete()

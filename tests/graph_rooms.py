@@ -12,6 +12,7 @@ from shared.core.event_checks import check_auth_events_of
 from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
 from shared.core.events.readers import membership_of, power_levels_of
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_check import (
     EventColumns,
     Finding,
@@ -44,7 +45,7 @@ Key = tuple[str, str]
 State = dict[Key, Event]
 
 SERVER = "a.example"
-ALICE, BOB, CAROL = "@alice:a.example", "@bob:b.example", "@carol:c.example"
+ALICE, BOB, CAROL = UserId("@alice:a.example"), UserId("@bob:b.example"), UserId("@carol:c.example")
 START_MS = 1_700_000_000_000
 
 
@@ -53,21 +54,21 @@ class GraphRoom:
 
     def __init__(self, version_name: str = "10", *, begun: bool = True) -> None:
         self.version = ROOM_VERSIONS[version_name]
-        self.made: dict[str, Event] = {}  # also events that have not arrived
+        self.made: dict[EventId, Event] = {}  # also events that have not arrived
         self.count = 0  # the number of made events
-        self.events: dict[str, Event] = {}
-        self.nids: dict[str, int] = {}
+        self.events: dict[EventId, Event] = {}
+        self.nids: dict[EventId, int] = {}
         self.rows: dict[int, EventColumns] = {}
-        self.before: dict[str, State] = {}
-        self.after: dict[str, State] = {}
+        self.before: dict[EventId, State] = {}
+        self.after: dict[EventId, State] = {}
         self.current: State = {}
         self.line: list[LineRow] = []
-        self.members: dict[str, MembershipRow] = {}
+        self.members: dict[UserId, MembershipRow] = {}
         self.snapshots: dict[int, Snapshot] = {}
-        self.gaps: dict[int, list[str]] = {}
-        self.awaited: list[tuple[str, int]] = []
-        self.transactions: list[str] = []
-        self.ends: list[str] = []
+        self.gaps: dict[int, list[EventId]] = {}
+        self.awaited: list[tuple[EventId, int]] = []
+        self.transactions: list[EventId] = []
+        self.ends: list[EventId] = []
         self.ordinal = 0
         if begun:
             content: dict[str, Any] = {"room_version": version_name}
@@ -85,26 +86,28 @@ class GraphRoom:
 
     # -- events
 
-    def send(self, sender: str, event_type: str, content: Mapping[str, Any], key: str | None = None, **how: Any) -> str:
+    def send(
+        self, sender: UserId, event_type: str, content: Mapping[str, Any], key: str | None = None, **how: Any
+    ) -> EventId:
         """Make an event and add it; return its id. how: as for `make` and `arrive`."""
         made = {name: how.pop(name) for name in ("prev", "redacts", "known", "depth") if name in how}
         return self.arrive(self.make(sender, event_type, content, key, **made), **how)
 
-    def say(self, sender: str, text: str, **how: Any) -> str:
+    def say(self, sender: UserId, text: str, **how: Any) -> EventId:
         return self.send(sender, "m.room.message", {"body": text}, **how)
 
-    def member(self, user_id: str, membership: str, sender: str | None = None, **how: Any) -> str:
+    def member(self, user_id: UserId, membership: str, sender: UserId | None = None, **how: Any) -> EventId:
         return self.send(sender or user_id, "m.room.member", {"membership": membership}, user_id, **how)
 
     def make(
         self,
-        sender: str,
+        sender: UserId,
         event_type: str,
         content: Mapping[str, Any],
         key: str | None = None,
         *,
-        prev: Sequence[str] | None = None,
-        redacts: str | None = None,
+        prev: Sequence[EventId] | None = None,
+        redacts: EventId | None = None,
         known: State | None = None,
         depth: int | None = None,
     ) -> Event:
@@ -142,7 +145,7 @@ class GraphRoom:
         given: State | None = None,
         history: tuple[int, int] | None = None,
         outlier: bool = False,
-    ) -> str:
+    ) -> EventId:
         """Authorize an event and store it; return its id.
 
         given: the whole state before it, if not all predecessors are stored
@@ -279,13 +282,13 @@ class GraphRoom:
             )
             replaces = was_nid if now_nid == nid else replaces
             if key[0] == "m.room.member":
-                self._set_member(key[1], entry, was)
+                self._set_member(UserId(key[1]), entry, was)
         usual = [] if event.state_key is None else [key_of(event)]
         resolved = changed != usual or any(now.get(key) is not event for key in changed)
         self.current = now
         self.edit(event.event_id, ordinal=self.ordinal, replaces_nid=replaces, resolved=resolved)
 
-    def _set_member(self, user_id: str, entry: Event | None, was: Event | None) -> None:
+    def _set_member(self, user_id: UserId, entry: Event | None, was: Event | None) -> None:
         if entry is None:
             assert was is not None
             self.members[user_id] = MembershipRow("leave", self.nids[was.event_id], user_id, self.ordinal)
@@ -306,19 +309,19 @@ class GraphRoom:
             if self.rows[self.nids[target.event_id]].redacted_by is None:
                 self.edit(target.event_id, redacted_by=nid)
 
-    def _room_id(self) -> str | None:
+    def _room_id(self) -> RoomId | None:
         if self.events:
             return self.create.room_id
-        return None if self.version.room_id_is_create_hash else f"!room:{SERVER}"
+        return None if self.version.room_id_is_create_hash else RoomId(f"!room:{SERVER}")
 
     # -- rows
 
-    def edit(self, event_id: str, /, **columns: Any) -> None:
+    def edit(self, event_id: EventId, /, **columns: Any) -> None:
         """Change columns of an event's row."""
         nid = self.nids[event_id]
         self.rows[nid] = self.rows[nid]._replace(**columns)
 
-    def row(self, event_id: str) -> EventColumns:
+    def row(self, event_id: EventId) -> EventColumns:
         return self.rows[self.nids[event_id]]
 
     def stored(self, findings: Findings, verify_keys: Mapping[str, bytes] | None = None) -> StoredRoom:
@@ -399,14 +402,14 @@ def _to_store(room_nid: int, row: EventColumns) -> EventToStore:
     )
 
 
-def forked_room(version_name: str = "10") -> tuple[GraphRoom, dict[str, str]]:
+def forked_room(version_name: str = "10") -> tuple[GraphRoom, dict[str, EventId]]:
     """Return a room with every feature of a graph, and name -> event id.
 
     It has a fork with snapshots in steps, its merge, a conflict, soft-failed and rejected events, a gap, history, an
     outlier and redactions.
     """
     room = GraphRoom(version_name)
-    names: dict[str, str] = {"create": room.create.event_id, "alice": list(room.nids)[1]}
+    names: dict[str, EventId] = {"create": room.create.event_id, "alice": list(room.nids)[1]}
     names["levels"], names["rules"] = list(room.nids)[2:4]
     names["bob"] = room.member(BOB, "join")
     names["carol"] = room.member(CAROL, "join")

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.rows import NO_DEVICE, EventRow, PushRedacted
 from shared.core.unread import Count, RoomCounts, UnreadSnapshot
 
-USERS = ("@a:x", "@b:x", "@c:x")
+USERS = (UserId("@a:x"), UserId("@b:x"), UserId("@c:x"))
 GROUPS = (0, 7, -5)
 THREADS = ("", "$t1", "$t2")
 
@@ -29,7 +30,7 @@ class Judged:
 
     ordinal: int
     thread_id: str
-    sender: str
+    sender: UserId
     outcomes: dict[int, tuple[int, int]]
     users: dict[str, tuple[int, int]]
     redacted_at: int | None = None
@@ -39,7 +40,7 @@ class Judged:
 def counted_row(
     ordinal: int,
     *,
-    sender: str,
+    sender: UserId,
     thread_id: str = "",
     txn_device: str | None = None,
     push: tuple[tuple[int, int, int], ...] = (),
@@ -52,10 +53,10 @@ def counted_row(
         position=ordinal,
         writer=1,
         room_nid=1,
-        room_id="!room:x",
+        room_id=RoomId("!room:x"),
         room_version="11",
         event_nid=ordinal,
-        event_id=f"$event{ordinal}",
+        event_id=EventId(f"$event{ordinal}"),
         ordinal=ordinal,
         type="m.room.message",
         state_key=None,

@@ -17,15 +17,15 @@ Calls carry the fleet's secret, and haproxy lets none in. An `OwnerCall` goes to
 (`replication/calls/owner_calls.py` finds it). A `ProcessCall` goes to a given address.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
 
 from shared.core.errors import RemoteServerError, bad_json
-from shared.http.client import HttpClient, HttpResponse
+from shared.http.client import HttpResponse
 from shared.http.endpoint import Auth, Endpoint, RateLimit, RoutingKey
 from shared.http.endpoint_check import SLOT_KIND_OF_KEY
 from shared.http.request import FORWARDED, Handler, Request, Response
@@ -148,10 +148,18 @@ class ProcessCall(InternalCall[Takes, Returns]):
         return declare(method, self.endpoint, adapt)
 
 
+class Sender(Protocol):
+    """The part of `HttpClient` used here."""
+
+    async def request(
+        self, method: bytes, url: bytes, headers: Mapping[bytes, bytes], body: bytes, *, timeout_s: float
+    ) -> HttpResponse: ...
+
+
 class InternalClient:
     """Sends calls to other processes. secret: the fleet's internal secret."""
 
-    def __init__(self, client: HttpClient, secret: str) -> None:
+    def __init__(self, client: Sender, secret: str) -> None:
         self._client = client
         self._authorization = b"Bearer " + secret.encode()
 

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.endpoint_table import all_endpoints
 from shared.config.sections import Limits
+from shared.core.identifiers import UserId
 from shared.http.endpoint import Auth, Endpoint, paths_of
 from shared.http.guests import GUESTS_MAY
 from shared.http.process_pages import ProcessPages
@@ -46,7 +47,7 @@ class _Anybody:
     """Authenticates every token, limits nothing and forwards nothing."""
 
     async def authenticate(self, token: str | None, request: Request) -> Requester:
-        return Requester("@1:example.org", "D", b"", is_guest=token == "guest")
+        return Requester(UserId("@1:example.org"), "D", b"", is_guest=token == "guest")
 
     async def check(self, *args: Any) -> None:
         """Limit nothing."""

@@ -6,11 +6,17 @@ from typing import Any
 from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import ROOM_VERSIONS, RoomVersion
 from shared.core.signing import SigningKey, generate_signing_key
 
 KEY = generate_signing_key(b"k" * 32, "t")
-ALICE, BOB, CAROL, DAVE = "@alice:a.example", "@bob:b.example", "@carol:c.example", "@dave:a.example"
+ALICE, BOB, CAROL, DAVE = (
+    UserId("@alice:a.example"),
+    UserId("@bob:b.example"),
+    UserId("@carol:c.example"),
+    UserId("@dave:a.example"),
+)
 
 VERSIONS = list(ROOM_VERSIONS)
 
@@ -31,7 +37,7 @@ class Room:
         self.version: RoomVersion = ROOM_VERSIONS[version_name]
         self.state: dict[tuple[str, str], Event] = {}
         self.events: list[Event] = []
-        self.room_id: str | None = None if self.version.room_id_is_create_hash else "!room:a.example"
+        self.room_id: RoomId | None = None if self.version.room_id_is_create_hash else RoomId("!room:a.example")
         content = {"room_version": version_name, **(create_content or {})}
         if self.version.creator_in_content:
             content.setdefault("creator", ALICE)
@@ -43,11 +49,11 @@ class Room:
     def make(
         self,
         event_type: str,
-        sender: str,
+        sender: UserId,
         content: Mapping[str, Any],
         state_key: str | None = None,
         *,
-        redacts: str | None = None,
+        redacts: EventId | None = None,
         prev: Iterable[Event] | None = None,
         server_name: str | None = None,
         signing_key: SigningKey = KEY,
@@ -88,7 +94,7 @@ class Room:
         self._store(event)
         return event
 
-    def member(self, user_id: str, membership: str) -> Event:
+    def member(self, user_id: UserId, membership: str) -> Event:
         """Put a user's membership into the state, whether or not the rules allow it."""
         return self.force("m.room.member", user_id, {"membership": membership}, user_id)
 

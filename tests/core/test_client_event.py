@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.core.wire.client_event import client_body, client_fields, join_client_event, redacted_fields
 from tests.core import json_values
 from tests.core.rooms import ALICE, VERSIONS, Room
 
 
-def _plain(event: Any, room_id: str | None, unsigned: dict[str, Any] | None) -> dict[str, Any]:
+def _plain(event: Any, room_id: RoomId | None, unsigned: dict[str, Any] | None) -> dict[str, Any]:
     plain = {key: event.pdu[key] for key in ("content", "origin_server_ts", "sender", "type")}
     plain["event_id"] = event.event_id
     if "state_key" in event.pdu:
@@ -36,7 +37,7 @@ _rooms = {name: Room(name) for name in VERSIONS}
     st.none() | json_values.strict_objects,
 )
 def test_joined_bytes_equal_a_plain_build(
-    name: str, content: dict[str, Any], state_key: str | None, room_id: str | None, unsigned: dict[str, Any] | None
+    name: str, content: dict[str, Any], state_key: str | None, room_id: RoomId | None, unsigned: dict[str, Any] | None
 ) -> None:
     room = _rooms[name]
     event = room.make("m.any", ALICE, content, state_key)
@@ -48,7 +49,7 @@ def test_joined_bytes_equal_a_plain_build(
 @pytest.mark.parametrize("name", VERSIONS)
 def test_redacts_is_in_both_places(name: str) -> None:
     room = _rooms[name]
-    event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts="$t:d")
+    event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts=EventId("$t:d"))
     body = json.loads(client_body(event, room.version))
     assert body["redacts"] == body["content"]["redacts"] == "$t:d"
     assert body["content"]["reason"] == "r"
@@ -76,7 +77,7 @@ def test_redaction_leaves_the_keys_of_the_version(name: str) -> None:
 @pytest.mark.parametrize("name", VERSIONS)
 def test_redacts_of_a_redacted_redaction_is_in_both_places_or_in_none(name: str) -> None:
     room = _rooms[name]
-    event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts="$t:d")
+    event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts=EventId("$t:d"))
     left = redacted_fields(client_fields(event, room.version), room.version)
     kept = {"redacts": "$t:d"} if int(name) >= 11 else {}
     assert left["content"] == kept

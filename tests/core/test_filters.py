@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, Filter, parse_filter, parse_room_event_filter
 from shared.core.filters.wildcard import type_patterns
+from shared.core.identifiers import RoomId, UserId
 from shared.core.property_path import split_path
 from tests.core import json_values
 from tests.core.spec_vectors import VECTORS
@@ -20,7 +21,9 @@ from tests.core.spec_vectors import VECTORS
 def test_empty_filter_passes_all_events() -> None:
     assert parse_filter({}) == Filter()
     assert parse_filter({"org.example.unknown": 1}) == Filter()
-    assert Filter().room.timeline.passes_all and Filter().room.timeline.match(type="x", sender="@a:b", room_id="!r:d")
+    assert Filter().room.timeline.passes_all and Filter().room.timeline.match(
+        type="x", sender=UserId("@a:b"), room_id=RoomId("!r:d")
+    )
 
 
 def test_full_filter_is_parsed() -> None:
@@ -58,8 +61,8 @@ def test_full_filter_is_parsed() -> None:
     )
     assert parsed.event_fields == (("type",), ("content", "body")) and parsed.federation_format
     assert parsed.presence == parsed.account_data and parsed.presence.limit == 5
-    assert parsed.room.include_leave and parsed.room.match_room("!r:d")
-    assert not parsed.room.match_room("!s:d") and not parsed.room.match_room("!t:d")
+    assert parsed.room.include_leave and parsed.room.match_room(RoomId("!r:d"))
+    assert not parsed.room.match_room(RoomId("!s:d")) and not parsed.room.match_room(RoomId("!t:d"))
     timeline = parsed.room.timeline
     assert timeline == parsed.room.state == parsed.room.ephemeral == parsed.room.account_data
     assert timeline == parse_room_event_filter(room_event_filter)
@@ -81,7 +84,9 @@ def test_full_filter_is_parsed() -> None:
 
 
 def test_exclusion_wins_and_empty_lists_match_nothing() -> None:
-    assert not parse_room_event_filter({"senders": ["@a:d"], "not_senders": ["@a:d"]}).match(type="x", sender="@a:d")
+    assert not parse_room_event_filter({"senders": ["@a:d"], "not_senders": ["@a:d"]}).match(
+        type="x", sender=UserId("@a:d")
+    )
     assert not parse_room_event_filter({"types": []}).match(type="x")
     assert parse_room_event_filter({"not_types": []}).match(type="x")
     assert not parse_room_event_filter({"contains_url": False}).match(type="x", content={"url": 1})

@@ -31,7 +31,7 @@ from shared.core.event_checks import (
 )
 from shared.core.events import Event, event_from_storage, parse_event
 from shared.core.events.hashing import event_id_of
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, UserId
 from shared.core.room_versions import ROOM_VERSIONS, RoomVersion
 from shared.core.signing import generate_signing_key, sign_json
 from tests.core import json_values
@@ -245,8 +245,8 @@ def raw_events(draw: st.DrawFn, name: str) -> bytes:
         return draw(st.binary(max_size=60) | st.just(b"\xef\xbb\xbf" + raw) | st.just(raw.decode().encode("utf-16")))
     if kind == 1:
         values = list(_A_VALUE.finditer(raw))
-        at = draw(st.sampled_from(values))
-        return raw[: at.start()] + draw(st.sampled_from(_ODD_JSON)) + raw[at.end() :]
+        found = draw(st.sampled_from(values))
+        return raw[: found.start()] + draw(st.sampled_from(_ODD_JSON)) + raw[found.end() :]
     for _ in range(draw(st.integers(1, 4))):
         at, length = draw(st.integers(0, len(raw))), draw(st.integers(0, 3))
         raw = raw[:at] + draw(st.binary(max_size=3)) + raw[at + length :]
@@ -329,7 +329,7 @@ def _receive(data: st.DataObject) -> None:
     again = check_received(version, event, keys=keys)
     # A redacted copy passes like the whole event, and stays the same.
     assert type(again) is type(result)
-    assert (again.event if isinstance(again, ReceivedEvent) else again.rejected) == event  # type: ignore[union-attr]
+    assert (again.event if isinstance(again, ReceivedEvent) else again.rejected) == event
     for needed in required_signatures(version, event):
         usable = [keys[needed.server, key_id] for key_id in needed.key_ids if (needed.server, key_id) in keys]
         assert isinstance(result, RejectedEvent) or any(key.key == KEY.verify_key for key in usable)
@@ -393,7 +393,7 @@ def _check(data: st.DataObject) -> None:
     assert before.passed is (before.rule == "") and len(before.reason) <= 200
     assert check_state_before(version, event, _with_stubs(state), create) == before
     _check_auth_events(data, room, event, create, state)
-    policy = policy_server_of(state.get(("m.room.policy", "")), [ALICE, BOB, "", "creator"])
+    policy = policy_server_of(state.get(("m.room.policy", "")), [ALICE, BOB, UserId(""), UserId("creator")])
     seventh = check_policy_signature(version, event, policy)
     assert seventh.outcome in (Outcome.ACCEPT, Outcome.SOFT_FAIL) and (policy is not None or seventh.passed)
 

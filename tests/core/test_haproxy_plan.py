@@ -111,8 +111,8 @@ def test_from_any_fleet_to_any_other_in_one_plan(fleets_in_turn: list[FleetRouti
         proxy.holes_allowed = True
         for name in chance.sample(sorted(proxy.servers), len(proxy.servers) // 3):
             proxy.run([f"set server {name} state maint", f"del server {name}"])
-        for slot in chance.sample(range(SLOTS), 5):
-            proxy.run([f"del map rooms.map {slot}"])
+        for lost in chance.sample(range(SLOTS), 5):
+            proxy.run([f"del map rooms.map {lost}"])
         proxy.run(plan_commands(fleet, proxy.state, POOLS, BACKENDS))
         assert plan_commands(fleet, proxy.state, POOLS, BACKENDS) == []
 

@@ -6,6 +6,7 @@ import pytest
 
 from shared.core import identifiers as ids
 from shared.core.errors import MatrixError
+from shared.core.identifiers import RoomId, UserId
 from tests.core.spec_vectors import VECTORS
 
 _HASH_ROOM = "!" + "A" * 43
@@ -30,7 +31,7 @@ def test_bad_server_names(name: str) -> None:
 @pytest.mark.parametrize(
     "user_id", VECTORS["user_ids"]["valid_new"] + VECTORS["user_ids"]["invalid_new_but_accepted_from_others"]
 )
-def test_user_ids_that_must_be_accepted(user_id: str) -> None:
+def test_user_ids_that_must_be_accepted(user_id: UserId) -> None:
     assert ids.check_user_id(user_id) == user_id
     localpart, server = ids.parse_user_id(user_id)
     assert f"@{localpart}:{server}" == user_id
@@ -40,7 +41,7 @@ def test_user_ids_that_must_be_accepted(user_id: str) -> None:
     "user_id",
     [*VECTORS["user_ids"]["invalid_always"], "", "@", "@a:", "@a:b c", "@\ud800:d", "@" + "é" * 125 + ":d.org"],
 )
-def test_bad_user_ids(user_id: str) -> None:
+def test_bad_user_ids(user_id: UserId) -> None:
     _refuses(ids.check_user_id, user_id)
 
 
@@ -62,12 +63,12 @@ def test_bad_localparts_for_new_users(localpart: str) -> None:
 
 
 @pytest.mark.parametrize("room_id", ["!a:d", "!:d", "!a b/%ü:[::1]:8448", _HASH_ROOM])
-def test_valid_room_ids(room_id: str) -> None:
+def test_valid_room_ids(room_id: RoomId) -> None:
     assert ids.check_room_id(room_id) == room_id
 
 
 @pytest.mark.parametrize("room_id", ["", "!", "!a", "#a:d", "!a:", "!\x00:d", _HASH_ROOM + "A", "!" + "+" * 43, "a:d"])
-def test_bad_room_ids(room_id: str) -> None:
+def test_bad_room_ids(room_id: RoomId) -> None:
     _refuses(ids.check_room_id, room_id)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shared.core.events import parse_event, redact_pdu
+from shared.core.identifiers import EventId, UserId
 from shared.core.room_check import KINDS, LineRow, MembershipRow
 from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import ROOM_VERSIONS
@@ -13,7 +14,7 @@ from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.core.rooms import KEY, VERSIONS
 from tests.graph_rooms import ALICE, BOB, CAROL, GraphRoom, forked_room
 
-Names = dict[str, str]
+Names = dict[str, EventId]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -111,11 +112,11 @@ def _wrong_membership(room: GraphRoom, names: Names) -> None:
 
 
 def _strange_member(room: GraphRoom, names: Names) -> None:
-    room.members["@nobody:a.example"] = MembershipRow("join", 1, ALICE, 1)
+    room.members[UserId("@nobody:a.example")] = MembershipRow("join", 1, ALICE, 1)
 
 
 def _wrong_transaction(room: GraphRoom, names: Names) -> None:
-    room.transactions.append("$nothing:a.example")
+    room.transactions.append(EventId("$nothing:a.example"))
 
 
 def _gap_of_a_known_event(room: GraphRoom, names: Names) -> None:
@@ -125,7 +126,7 @@ def _gap_of_a_known_event(room: GraphRoom, names: Names) -> None:
 
 
 def _gap_before_nothing(room: GraphRoom, names: Names) -> None:
-    room.gaps[1000] = ["$nothing:a.example"]
+    room.gaps[1000] = [EventId("$nothing:a.example")]
 
 
 def _closed_gap(room: GraphRoom, names: Names) -> None:
@@ -275,7 +276,7 @@ def test_circle_of_events_is_found() -> None:
     """Possible only if ids are not hashes."""
     room = GraphRoom("1")
     room.member(BOB, "join")
-    later = f"$e{room.count + 1}:b.example"
+    later = EventId(f"$e{room.count + 1}:b.example")
     room.made[later] = room.create  # its hash is not checked
     state = room.current
     first = room.make(BOB, "m.room.message", {"body": "first"}, prev=[later], known=state)

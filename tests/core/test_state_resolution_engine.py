@@ -23,7 +23,12 @@ from shared.core.state_resolution.ordering import (
 
 State = dict[tuple[str, str], EventId]
 
-ALICE, BOB, CAROL, EVE = "@alice:a.example", "@bob:b.example", "@carol:c.example", "@eve:e.example"
+ALICE, BOB, CAROL, EVE = (
+    UserId("@alice:a.example"),
+    UserId("@bob:b.example"),
+    UserId("@carol:c.example"),
+    UserId("@eve:e.example"),
+)
 CREATE, LEVELS, RULES, TOPIC = (
     ("m.room.create", ""),
     ("m.room.power_levels", ""),
@@ -34,7 +39,7 @@ CREATE, LEVELS, RULES, TOPIC = (
 V2_AND_LATER = [name for name in ROOM_VERSIONS if name != "1"]
 
 
-def member(user_id: str) -> tuple[str, str]:
+def member(user_id: UserId) -> tuple[str, str]:
     return ("m.room.member", user_id)
 
 
@@ -43,11 +48,11 @@ class Story:
 
     def __init__(self, version_name: str) -> None:
         self.version = ROOM_VERSIONS[version_name]
-        self.events: dict[str, Event] = {}
+        self.events: dict[EventId, Event] = {}
         self.lookups: list[str] = []
         self.begun: State = {}
         self.create = self.send(self.begun, "create", ALICE, CREATE, {"creator": ALICE, "room_version": version_name})
-        self.send(self.begun, "alice joins", ALICE, member(ALICE), {"membership": "join"}, prev=["create"])
+        self.send(self.begun, "alice joins", ALICE, member(ALICE), {"membership": "join"}, prev=[EventId("create")])
         self.levels(self.begun, "levels", ALICE)
         self.send(self.begun, "public", ALICE, RULES, {"join_rule": "public"})
 
@@ -55,12 +60,12 @@ class Story:
         self,
         state: State,
         name: str,
-        sender: str,
+        sender: UserId,
         key: tuple[str, str],
         content: Mapping[str, Any] | None = None,
         *,
-        prev: Sequence[str] = (),
-        auth: Sequence[str] | None = None,
+        prev: Sequence[EventId] = (),
+        auth: Sequence[EventId] | None = None,
         at: int | None = None,
         depth: int | None = None,
     ) -> Event:
@@ -73,7 +78,7 @@ class Story:
             event_id=EventId(name),
             room_id=RoomId("!room:a.example"),
             type=key[0],
-            sender=UserId(sender),
+            sender=sender,
             state_key=key[1],
             content=content or {},
             depth=number if depth is None else depth,
@@ -84,11 +89,11 @@ class Story:
             pdu={},
             encoded=b"",
         )
-        self.events[name] = event
+        self.events[event.event_id] = event
         state[key] = event.event_id
         return event
 
-    def levels(self, state: State, name: str, sender: str, **users: int) -> Event:
+    def levels(self, state: State, name: str, sender: UserId, **users: int) -> Event:
         """Set power levels; keywords are the users of this file in lower case."""
         named = {"alice": ALICE, "bob": BOB, "carol": CAROL, "eve": EVE}
         given = {named[user]: level for user, level in users.items()}
@@ -96,7 +101,7 @@ class Story:
             given.setdefault(ALICE, 100)
         return self.send(state, name, sender, LEVELS, {"users": given})
 
-    def join(self, state: State, *user_ids: str) -> None:
+    def join(self, state: State, *user_ids: UserId) -> None:
         for user_id in user_ids:
             name = f"{user_id[1:].partition(':')[0]} joins"
             self.send(state, name, user_id, member(user_id), {"membership": "join"})
@@ -263,7 +268,7 @@ def test_rejected_auth_events_are_no_fallback(name: str) -> None:
     one = {key: event_id for key, event_id in joined.items() if key != member(BOB)}
     other = dict(one)
     for state, name_of_topic in ((one, "one"), (other, "other")):
-        story.send(state, name_of_topic, BOB, TOPIC, auth=["create", "bob joins", "bob may"])
+        story.send(state, name_of_topic, BOB, TOPIC, auth=[EventId("create"), EventId("bob joins"), EventId("bob may")])
     assert story.resolve(one, other)[TOPIC] == "other"
     assert TOPIC not in story.resolve(one, other, rejected=["bob joins"])
 
@@ -272,10 +277,22 @@ def test_rejected_auth_events_are_no_fallback(name: str) -> None:
 def test_circles_and_duplicates_among_auth_events(name: str) -> None:
     story = Story(name)
     one, other = dict(story.begun), dict(story.begun)
-    story.send(one, "one", ALICE, TOPIC, auth=["create", "levels", "levels", "alice joins", "gone"])
-    story.send(other, "other", ALICE, TOPIC, auth=["other", "create", "levels", "alice joins"])
-    story.send(one, "x", ALICE, LEVELS, auth=["y", "create", "alice joins"])
-    story.send(other, "y", ALICE, LEVELS, auth=["x", "create", "alice joins"])
+    story.send(
+        one,
+        "one",
+        ALICE,
+        TOPIC,
+        auth=[EventId("create"), EventId("levels"), EventId("levels"), EventId("alice joins"), EventId("gone")],
+    )
+    story.send(
+        other,
+        "other",
+        ALICE,
+        TOPIC,
+        auth=[EventId("other"), EventId("create"), EventId("levels"), EventId("alice joins")],
+    )
+    story.send(one, "x", ALICE, LEVELS, auth=[EventId("y"), EventId("create"), EventId("alice joins")])
+    story.send(other, "y", ALICE, LEVELS, auth=[EventId("x"), EventId("create"), EventId("alice joins")])
     resolved = story.resolve(one, other)
     assert resolved[TOPIC] == "other"
     # Neither can be ordered, so neither is replayed, and the older levels are in no state.
@@ -316,7 +333,7 @@ def test_small_conflict_in_a_big_room_looks_up_little(name: str) -> None:
     story.levels(story.begun, "bob may", ALICE, bob=50)
     story.send(story.begun, "name", ALICE, ("m.room.name", ""))
     for number in range(2000):
-        user_id = f"@u{number}:u.example"
+        user_id = UserId(f"@u{number}:u.example")
         story.send(story.begun, user_id, user_id, member(user_id), {"membership": "join"})
     one, other = dict(story.begun), dict(story.begun)
     story.send(one, "one", ALICE, TOPIC)
@@ -332,7 +349,7 @@ def edges(**auth: str) -> AuthGraph:
     """Return a graph in which each event, a letter, cites the events in its text."""
     story = Story("2")
     for name, cited in auth.items():
-        story.send({}, name, ALICE, ("m.test", name), auth=list(cited))
+        story.send({}, name, ALICE, ("m.test", name), auth=list(map(EventId, cited)))
     return AuthGraph(lambda event_id: story.events.get(event_id))
 
 
@@ -342,18 +359,18 @@ def names(graph: AuthGraph, numbers: set[int]) -> str:
 
 def test_auth_difference_has_events_themselves_only_when_cited() -> None:
     graph = edges(a="", b="a", c="b", d="b", e="a", f="e")
-    conflicted = {graph.number_of("c"): 0b01, graph.number_of("f"): 0b10}
+    conflicted = {graph.number_of(EventId("c")): 0b01, graph.number_of(EventId("f")): 0b10}
     difference = AuthDifference(graph, walk_chains(graph, conflicted), conflicted, 2)
     assert names(graph, difference.doubtful) == "be"
-    difference.settle([graph.number_of("b")])  # in both states, but cited in one chain only
+    difference.settle([graph.number_of(EventId("b"))])  # in both states, but cited in one chain only
     assert names(graph, difference.doubtful) == "be"
-    difference.settle([graph.number_of("d")])  # cites it in both chains
+    difference.settle([graph.number_of(EventId("d"))])  # cites it in both chains
     assert names(graph, difference.doubtful) == "e"
 
 
 def test_auth_difference_among_circles() -> None:
     graph = edges(a="b", b="ca", c="", d="c", x="a", y="d")
-    conflicted = {graph.number_of("x"): 0b01, graph.number_of("y"): 0b10}
+    conflicted = {graph.number_of(EventId("x")): 0b01, graph.number_of(EventId("y")): 0b10}
     chains = walk_chains(graph, conflicted)
     assert names(graph, set(chains.tangled)) == "abc"
     assert names(graph, AuthDifference(graph, chains, conflicted, 2).doubtful) == "abd"
@@ -361,7 +378,7 @@ def test_auth_difference_among_circles() -> None:
 
 def test_conflicted_subgraph_has_all_events_between() -> None:
     graph = edges(a="", b="a", c="b", d="c", e="b", f="a")
-    conflicted = {graph.number_of(name): 1 for name in "bdf"}
+    conflicted = {graph.number_of(EventId(name)): 1 for name in "bdf"}
     assert names(graph, conflicted_subgraph(graph, walk_chains(graph, conflicted), conflicted)) == "bcdf"
 
 
@@ -374,7 +391,14 @@ def test_power_ordering_compares_power_then_time_then_id() -> None:
         story.send(dict(state), "b", BOB, TOPIC, at=2),
         story.send(dict(state), "a", BOB, TOPIC, at=2),
         story.send(dict(state), "early", BOB, TOPIC, at=1),
-        story.send(dict(state), "upon early", ALICE, TOPIC, at=0, auth=["early", "bob may", "create"]),
+        story.send(
+            dict(state),
+            "upon early",
+            ALICE,
+            TOPIC,
+            at=0,
+            auth=[EventId("early"), EventId("bob may"), EventId("create")],
+        ),
     ]
     graph = AuthGraph(story.find)
     events = {graph.number_of(event.event_id): event for event in sent}
@@ -446,7 +470,7 @@ class BigRoom(Story):
         self.join(self.begun, BOB, CAROL, EVE)
         self.levels(self.begun, "moderators", ALICE, bob=50, carol=50)
         for number in range(2000):
-            user_id = f"@u{number}:u.example"
+            user_id = UserId(f"@u{number}:u.example")
             self.send(self.begun, user_id, user_id, member(user_id), {"membership": "join"})
         self.base = NeverWalked(self.begun)
 
@@ -474,7 +498,7 @@ def test_dispute_of_moderators_in_a_big_room_looks_up_little(name: str) -> None:
 def test_dispute_of_many_moderators_in_a_big_room_looks_up_little(name: str) -> None:
     """There are too many combinations to try, but all memberships are older than the moderators' conflicting events."""
     story = BigRoom(name)
-    moderators = [f"@m{number}:m.example" for number in range(20)]
+    moderators = [UserId(f"@m{number}:m.example") for number in range(20)]
     story.join(story.begun, *moderators)
     users = {**dict.fromkeys(moderators, 50), **({} if story.version.creators_outrank_all else {ALICE: 100})}
     story.send(story.begun, "twenty", ALICE, LEVELS, {"users": users})
@@ -484,9 +508,11 @@ def test_dispute_of_many_moderators_in_a_big_room_looks_up_little(name: str) -> 
     branches = [dict(story.begun), dict(story.begun)]
     for number, user_id in enumerate(moderators):
         content = {"membership": "ban"}
-        story.send(branches[number % 2], f"ban {number}", user_id, member(f"@u{number // 2}:u.example"), content)
+        story.send(
+            branches[number % 2], f"ban {number}", user_id, member(UserId(f"@u{number // 2}:u.example")), content
+        )
     # Two ban each other: the later ban wins, since its sender may ban the other again.
-    bans = {member(f"@u{number}:u.example"): f"ban {2 * number + 1}" for number in range(10)}
+    bans = {member(UserId(f"@u{number}:u.example")): f"ban {2 * number + 1}" for number in range(10)}
     assert story.resolve_overlays(*branches) == bans
     assert len(story.lookups) < 3000
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.core.identifiers import UserId
 from shared.core.rows import EventRow
 from shared.core.unread import Count, CountedRows, NotInMemory, RoomCounts, UnknownTotal, UnreadRoom, UnreadSnapshot
 from tests.unread_model import USERS, RoomModel, counted_row
@@ -14,7 +15,7 @@ from tests.unread_model import USERS, RoomModel, counted_row
 class Reader:
     """A process with the room's latest rows and one user's counts, like workers/synchrotron."""
 
-    def __init__(self, model: RoomModel, user: str) -> None:
+    def __init__(self, model: RoomModel, user: UserId) -> None:
         self.model, self.user = model, user
         self.rows = CountedRows(model.last)
         self.unread = UnreadRoom(user)
@@ -78,7 +79,7 @@ def test_counts_in_memory_equal_those_of_evaluating_every_event(seed: int) -> No
 
 
 def message(ordinal: int, total: int) -> EventRow:
-    return counted_row(ordinal, sender="@b:x", push=((0, total, 0),))
+    return counted_row(ordinal, sender=UserId("@b:x"), push=((0, total, 0),))
 
 
 def _snapshot(
@@ -90,7 +91,7 @@ def _snapshot(
 
 
 def filled(count: int = 0, at: int = 0) -> UnreadRoom:
-    unread = UnreadRoom("@a:x")
+    unread = UnreadRoom(UserId("@a:x"))
     counts = {"": Count(count, 0)} if count else {}
     unread.load(_snapshot(at=at, counts=counts, highlights={"": 0}), membership=1)
     return unread
@@ -128,7 +129,7 @@ def test_receipt_from_before_the_rows_needs_storage() -> None:
 def test_unknown_total_is_requested_once() -> None:
     rows, unread = CountedRows(10), filled(at=10)
     for ordinal, total in ((11, 7), (12, 8)):
-        rows.add(counted_row(ordinal, sender="@b:x", thread_id="$old", push=((0, total, 3),)), accepted=True)
+        rows.add(counted_row(ordinal, sender=UserId("@b:x"), thread_id="$old", push=((0, total, 3),)), accepted=True)
     with pytest.raises(UnknownTotal) as unknown:
         unread.advance(rows, 12)
     assert (unknown.value.group, unknown.value.thread_id, unknown.value.ordinal) == (0, "$old", 11)
@@ -139,10 +140,10 @@ def test_unknown_total_is_requested_once() -> None:
 
 def test_events_without_counts_do_not_concern_the_member() -> None:
     rows = CountedRows(0)
-    ignored = counted_row(1, sender="@b:x", push=((0, 1, 0),), push_users=(("@a:x", -1, 0),))
+    ignored = counted_row(1, sender=UserId("@b:x"), push=((0, 1, 0),), push_users=(("@a:x", -1, 0),))
     rows.add(ignored, accepted=True)
     (row,) = rows.between(0, 1)
-    assert [row.concerns(user, 0) for user in ("@a:x", "@b:x", "@c:x")] == [False, True, True]
+    assert [row.concerns(user, 0) for user in USERS] == [False, True, True]
 
 
 def test_memory_does_not_grow_with_unread_events() -> None:

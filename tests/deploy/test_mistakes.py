@@ -171,7 +171,7 @@ def test_configuration_of_skep_up_names_the_effective_file(tmp_path: Path, capsy
     ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     process = {"name": "supervisor", "type": "supervisor", "pid": os.getpid(), "start_ticks": int(ticks)}
     record = {"parent_pid": os.getpid(), "config": "", "client_url": "", "federation_url": "", "database": ""}
-    record["processes"] = [{**process, "host": "", "address": "", "log": ""}]  # type: ignore[assignment]
+    record["processes"] = [{**process, "host": "", "address": "", "log": ""}]
     (tmp_path / "run" / "fleet.json").write_text(json.dumps(record))
     assert f"--config {effective}" in skep(capsys, "status", "--config", str(config))
 

@@ -25,7 +25,7 @@ Kill = Callable[[], Awaitable[object]]
 
 async def _one_after_another(traffic: Traffic, kills: dict[str, Kill], patience: Patience) -> dict[str, list[object]]:
     """Return the failures of retries from 5 s after each kill, by the killed process."""
-    noticed = {}
+    noticed: dict[str, list[object]] = {}
     for name, kill in kills.items():
         await kill()
         killed_s = now()

@@ -59,9 +59,9 @@ def faults_of(answer: Answer, *, asks_others: bool = False) -> list[str]:
     elsewhere = asks_others and answer.status == 502
     if answer.status >= 500 and not elsewhere:
         faults.append(f"status {answer.status}")
-    for name, value in _CORS.items():
+    for name, expected in _CORS.items():
         found = [text for key, text in answer.headers if key == name]
-        if found != [value]:
+        if found != [expected]:
             faults.append(f"{name}: {found}")
     if answer.header("content-type") != "application/json":
         faults.append(f"content-type {answer.header('content-type')}")

@@ -184,6 +184,12 @@ class Rig:
         self.workers[name] = worker
         return worker
 
+    def echo(self, name: str) -> EchoWorker:
+        """Return a worker that `add` made."""
+        worker = self.workers[name]
+        assert isinstance(worker, EchoWorker)
+        return worker
+
     def deal(self, kind: str, names: list[str]) -> None:
         self.owners[kind] = {slot: names[slot * 7 % len(names)] for slot in range(SLOTS)}
 

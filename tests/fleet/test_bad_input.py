@@ -419,8 +419,9 @@ def _plans(draw: st.DrawFn) -> Plan:
     endpoint: Endpoint = draw(st.sampled_from(ENDPOINTS))
     line = VALID[endpoint.name]
     params = {name: draw(_ENCODED) for name in parameters_of(endpoint) if draw(st.integers(0, 2)) == 0}
-    query, body, cut = None, None, None
-    if line.query and draw(st.booleans()):
+    query: str | None = None
+    body, cut = None, None
+    if bool(line.query) and draw(st.booleans()):
         names = st.sampled_from([*line.query, "access_token", "user_id"])
         values = st.sampled_from(hostile.QUERY_VALUES) | _ENCODED
         pairs = [(draw(names), draw(values)) for _ in range(draw(st.integers(0, 4)))]

@@ -15,6 +15,7 @@ import pytest
 from shared.config.addresses import database_dsn
 from shared.config.load import load_config
 from shared.core.errors import MatrixError
+from shared.core.identifiers import RoomId
 from shared.operations.check_rooms import check_room
 from shared.storage.engine.pool import Database, connector
 from shared.storage.events.commit import commit_events
@@ -136,7 +137,7 @@ async def test_room_over_the_event_limit_is_not_checked(postgres: TestDatabase) 
         [finding] = await check_room(database, room_id, server_name=SERVER, max_events=10)
         assert (finding.kind, finding.is_note) == ("too_big", True)
         with pytest.raises(MatrixError):
-            await check_room(database, "!\x00", server_name=SERVER)
+            await check_room(database, RoomId("!\x00"), server_name=SERVER)
         await conn.execute("UPDATE rooms SET room_version = 'org.example.new'")
         [finding] = await check_room(database, room_id, server_name=SERVER)
         assert finding.kind == "room_row"

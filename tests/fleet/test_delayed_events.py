@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -44,6 +45,10 @@ def _manage(person: Person, delay_id: str, action: str, base: str = _STABLE) -> 
 
 def _look(person: Person, delay_id: str) -> Any:
     return call(person.url, "GET", f"{_STABLE}/{delay_id}", token=person.token).json()
+
+
+def _sent(person: Person, delay_id: str) -> Any:
+    return _look(person, delay_id).get("event_id")
 
 
 def _bodies(person: Person, room_id: str) -> list[str]:
@@ -94,7 +99,7 @@ def test_msc4140_all_request_forms_schedule_the_event(alice: Person) -> None:
     assert sent["finalised_ts"] >= sent["scheduled_at"] + 300, "never before its time"
     assert sent["content"] == {"body": "old", "msgtype": "m.text"} and "error" not in sent and "state_key" not in sent
     for delay_id in (old_state, *new.values()):
-        wait_until(lambda delay_id=delay_id: _look(alice, delay_id).get("event_id"))
+        wait_until(partial(_sent, alice, delay_id))
     assert sorted(_bodies(alice, room)) == ["old", "un", "v3"]
     assert alice.ask("GET", _path(room, "state", "org.example.call", "me")) == {"left": True}
     # "delay_id in unsigned event data": for its sender, on each of their devices.

@@ -91,7 +91,7 @@ def test_connections_of_an_address_are_limited() -> None:
 
 def test_requests_of_an_address_under_way_are_limited() -> None:
     with running(requests_per_address=5) as rig, ExitStack() as stack:
-        rig.workers["client_api1"].delay_s = 1.5
+        rig.echo("client_api1").delay_s = 1.5
         waiting = [stack.enter_context(closing(sent(rig, ALICE, b"GET", VERSIONS))) for _ in range(8)]
         time.sleep(0.3)
         asked_s = time.monotonic()
@@ -104,7 +104,7 @@ def test_requests_of_an_address_under_way_are_limited() -> None:
         assert read(bob).status == 200
         assert time.monotonic() - asked_s < 5
         # What is answered is under way no longer, also on connections that stay open.
-        rig.workers["client_api1"].delay_s = 0.0
+        rig.echo("client_api1").delay_s = 0.0
         assert client(rig, ALICE).ask("GET", VERSIONS).status == 200
 
 
@@ -153,7 +153,7 @@ def test_slow_small_bodies_reach_no_worker() -> None:
             assert client(rig, ALICE).ask("PUT", SEND).status == 200
             answered = [read(each).status for each in slow[:3]] if time.monotonic() - began_s > 10.5 else []
         assert answered == [408] * 3
-        assert rig.workers["event_persister1"].requests + rig.workers["event_persister2"].requests < 30
+        assert rig.echo("event_persister1").requests + rig.echo("event_persister2").requests < 30
 
 
 def test_only_trusted_proxies_name_the_client() -> None:
@@ -227,13 +227,13 @@ def test_trusted_proxies_may_speak_the_proxy_protocol() -> None:
 def test_requests_to_a_process_without_a_lease_go_to_another_one() -> None:
     """As when a process is stopped: its connections stay open, and its successor owns the slots."""
     with running() as rig, ExitStack() as stack:
-        first = rig.workers["event_persister1"]
+        first = rig.echo("event_persister1")
         first.delay_s = 60.0
         idempotent = stack.enter_context(closing(sent(rig, ALICE, b"PUT", SEND, b"content-length: 2", body=b"{}")))
         once = stack.enter_context(closing(sent(rig, ALICE, b"POST", CREATE_ROOM, b"content-length: 2", body=b"{}")))
         time.sleep(0.3)
         assert first.requests >= 1
-        rig.workers["event_persister2"].delay_s = 0.0
+        rig.echo("event_persister2").delay_s = 0.0
         del rig.workers["event_persister1"]
         rig.deal("rooms", ["event_persister2"])
         began_s = time.monotonic()
@@ -247,7 +247,7 @@ def test_requests_to_a_process_without_a_lease_go_to_another_one() -> None:
 def test_only_server_of_a_pool_is_not_down_after_a_failed_connection() -> None:
     """As in a burst of long polls, when its listener has no room for a moment."""
     with running() as rig:
-        synchrotron = rig.workers["synchrotron1"]
+        synchrotron = rig.echo("synchrotron1")
         assert isinstance(synchrotron, EchoWorker)
         assert client(rig, ALICE).ask("GET", SYNC).status == 200
         for _ in range(3):
@@ -270,7 +270,7 @@ def test_only_server_of_a_pool_is_not_down_after_a_failed_connection() -> None:
 
 def test_draining_process_finishes_its_requests() -> None:
     with running() as rig:
-        rig.workers["synchrotron1"].delay_s = 0.8
+        rig.echo("synchrotron1").delay_s = 0.8
         rig.add("synchrotron", "synchrotron2").delay_s = 0.8
         rig.align()
         with ExitStack() as stack:

@@ -115,7 +115,7 @@ def test_one_align_repairs_lost_and_wrong_entries(rig: Rig) -> None:
 
 
 def test_worker_that_returns_at_another_address_is_used(rig: Rig) -> None:
-    worker = rig.workers["event_persister1"]
+    worker = rig.echo("event_persister1")
     old = worker.address
     worker.kill()
     worker.start()
@@ -131,7 +131,7 @@ def test_worker_that_returns_at_another_address_is_used(rig: Rig) -> None:
 def test_request_to_killed_owner_is_answered_by_another_worker(rig: Rig) -> None:
     owner = rig.owners["rooms"][slot_of(ROOM)]
     assert rig.client.ask("PUT", SEND).body["worker"] == owner
-    rig.workers[owner].kill()
+    rig.echo(owner).kill()
     for _ in range(5):
         answer = rig.client.ask(
             "POST" if _ else "PUT", b"/_matrix/client/v3/join/%21bees%3Ahive.example" if _ else SEND
@@ -140,7 +140,7 @@ def test_request_to_killed_owner_is_answered_by_another_worker(rig: Rig) -> None
 
 
 def test_only_idempotent_requests_are_retried_after_an_empty_answer(rig: Rig) -> None:
-    owner = rig.workers[rig.owners["rooms"][slot_of(ROOM)]]
+    owner = rig.echo(rig.owners["rooms"][slot_of(ROOM)])
     owner.break_next = 1
     assert rig.client.ask("PUT", SEND).status == 200
     assert owner.requests == 2
@@ -149,7 +149,7 @@ def test_only_idempotent_requests_are_retried_after_an_empty_answer(rig: Rig) ->
     owner.break_next = 1
     assert_matrix_error(rig.client.ask("PUT", STATE), 502, "M_UNKNOWN")  # a state event has no transaction id
     assert owner.requests == 3
-    client_api = rig.workers["client_api1"]
+    client_api = rig.echo("client_api1")
     rig.client.close()
     client_api.break_next = 1
     assert_matrix_error(rig.client.ask("DELETE", b"/_matrix/client/v3/devices/D?user_id=@a:b"), 502, "M_UNKNOWN")
@@ -164,7 +164,7 @@ def test_pool_without_server_answers_503_with_retry_after(rig: Rig) -> None:
 
 
 def test_slow_server_gives_504(rig: Rig) -> None:
-    rig.workers["synchrotron1"].delay_s = 3.0
+    rig.echo("synchrotron1").delay_s = 3.0
     assert_matrix_error(rig.client.ask("GET", b"/_matrix/client/v3/sync?user_id=@a:b"), 504, "M_UNKNOWN")
 
 
@@ -232,7 +232,7 @@ def test_haproxy_answers_preflight_requests(rig: Rig) -> None:
         assert answer.status == 200
         for name, value in CORS_HEADERS.items():
             assert answer.headers[name.lower()] == value
-    assert sum(worker.requests for worker in rig.workers.values()) == 0
+    assert sum(rig.echo(name).requests for name in rig.workers) == 0
 
 
 def test_ambiguous_requests_are_refused_before_any_worker(rig: Rig) -> None:
@@ -241,7 +241,7 @@ def test_ambiguous_requests_are_refused_before_any_worker(rig: Rig) -> None:
         with socket.create_connection(rig.client.address, timeout=5) as connection:
             connection.sendall(raw + b"\r\n\r\n")
             assert connection.recv(12) == b"HTTP/1.1 400"
-    assert sum(worker.requests for worker in rig.workers.values()) == 0
+    assert sum(rig.echo(name).requests for name in rig.workers) == 0
 
 
 async def test_missing_or_silent_runtime_socket_raises_proxy_error(rig: Rig, tmp_path: Path) -> None:

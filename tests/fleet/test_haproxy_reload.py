@@ -75,7 +75,7 @@ def test_reload_under_traffic_fails_no_request(rig: Rig) -> None:
     assert set(answers) == {(200, True)}, answers
     assert answers[200, True] > 500 and len(pids) == 4
     # Main can change the entries that the process started with, like those that main adds.
-    rig.workers["synchrotron2"].kill()
+    rig.echo("synchrotron2").kill()
     del rig.workers["synchrotron2"]
     rig.add("event_persister", "event_persister3")
     rig.deal("rooms", ["event_persister1", "event_persister3"])

@@ -53,7 +53,9 @@ def undisturbed_senders(fleet: RunningFleet, patience: Patience) -> Iterator[lis
 
 
 def slots_of(fleet: RunningFleet, name: str) -> int:
-    process = next((each for each in fleet.status()["processes"] if each["name"] == name), {"slots": {}})
+    process: dict[str, Any] = next(
+        (each for each in fleet.status()["processes"] if each["name"] == name), {"slots": {}}
+    )
     return int(process["slots"].get("rooms", 0))
 
 

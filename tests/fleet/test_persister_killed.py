@@ -154,7 +154,7 @@ async def test_no_acknowledged_event_is_lost_when_stopped_at(
     with talking(senders, f"stopped {point}"):
         _give(orders, f"{point} stop")
         wait_until(lambda: any(_stands_still(pid) for pid in pids), "no persister was stopped")
-        [asleep] = [pid for pid in pids if _stands_still(pid)]
+        [asleep] = [pid for pid in pids if pid is not None and _stands_still(pid)]
         await asyncio.sleep(3.0)
         os.kill(asleep, signal.SIGCONT)
     assert {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")} == pids

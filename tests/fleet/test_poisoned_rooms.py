@@ -191,8 +191,8 @@ def test_altered_tokens_never_cause_a_server_error(people: tuple[Person, Person]
         changed |= {token[:at] + "9" * 25 + token[at:] for at in range(0, len(token), 3)}
         changed |= {token + token, token + "%00", token[::-1], token.upper(), token.swapcase(), token + "_1.1" * 300}
         for found in re.finditer(r"\d+", token):
-            for number in ("0", "-1", "9223372036854775807", "9223372036854775808", "2147483648", "00", "%D9%A5"):
-                changed.add(token[: found.start()] + number + token[found.end() :])
+            for other in ("0", "-1", "9223372036854775807", "9223372036854775808", "2147483648", "00", "%D9%A5"):
+                changed.add(token[: found.start()] + other + token[found.end() :])
     faults: list[str] = []
     for token in sorted(changed):
         for path in (

@@ -37,7 +37,8 @@ def _owners(fleet: RunningFleet) -> dict[int, str]:
 
 
 def _room_on_each_persister(fleet: RunningFleet, person: Person) -> list[str]:
-    owners, found = _owners(fleet), {}
+    owners = _owners(fleet)
+    found: dict[Any, str] = {}
     assert len(set(owners.values())) == 2
     for _ in range(40):
         room = person.create_room()  # room creation has no limit in this fleet

@@ -164,7 +164,7 @@ def test_receipts_and_thread_counts_reach_all_devices(hive: RunningFleet) -> Non
 def test_notifications_are_listed_in_pages(hive: RunningFleet) -> None:
     alice, bob, carol = (register(hive, name) for name in ("amy", "bert", "carl"))
     talks = [_Talk(_room(alice, bob, carol)) for _ in range(3)]
-    expected = []
+    expected: list[tuple[str, str, bool]] = []
     for number in range(9):
         talk = talks[number % 3]
         highlight = number % 4 == 0

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.config.sections import Limits
+from shared.core.identifiers import UserId
 from shared.http.endpoint import MAX_TRANSACTION_BYTES, Auth, Endpoint, Pool, RoutingKey
 from shared.http.endpoint_check import check_endpoints
 from shared.http.process_pages import ProcessPages
@@ -19,7 +20,7 @@ POOL = Pool(name="federation", worker="federation_reader")
 
 class _Anybody:
     async def authenticate(self, token: str | None, request: Request) -> Requester:
-        return Requester("@a:hive.example", "D", b"")
+        return Requester(UserId("@a:hive.example"), "D", b"")
 
     async def check(self, *args: Any) -> None:
         """Limit nothing."""

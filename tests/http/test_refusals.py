@@ -7,12 +7,13 @@ import orjson
 import pytest
 
 from shared.core.errors import InteractiveAuthNeeded, MatrixError, Unavailable, forbidden, not_found
+from shared.core.identifiers import UserId
 from shared.http.errors_to_json import RefusalLog
 from tests.http.listening_worker import application
 
 
 def note(log: RefusalLog, error: Exception) -> None:
-    log.note(error, "PUT", "send_message", "@a:b", "192.0.2.1")
+    log.note(error, "PUT", "send_message", UserId("@a:b"), "192.0.2.1")
 
 
 def test_refusal_is_logged_with_user_and_reason(caplog: pytest.LogCaptureFixture) -> None:

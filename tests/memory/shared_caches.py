@@ -17,7 +17,7 @@ _USERS = 600
 
 
 def authenticator() -> TokenAuthenticator:
-    return TokenAuthenticator(_NONE, CLOCK, BUDGET, _NONE)
+    return TokenAuthenticator(_NONE, CLOCK, BUDGET, _NONE, _NONE)
 
 
 def _requester(kind: Kind, number: int) -> Requester:

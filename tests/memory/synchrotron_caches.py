@@ -164,8 +164,8 @@ def fill_room(room: CachedRoom, kind: Kind) -> None:
             last_topic = row.event_nid
         elif number % 8 == 3:
             root = kind.id("$", ordinal - 1)
-            content = {"body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
-            row = event_row(kind, ordinal, content=content, thread_id=root)
+            reply: dict[str, Any] = {"body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+            row = event_row(kind, ordinal, content=reply, thread_id=root)
         elif number % 8 == 7:
             redacts = 500_000 + ordinal - 3
             content = {"reason": kind.text(ordinal)}
@@ -216,7 +216,7 @@ def event_memory() -> EventMemory:
 def fill_event_memory(cache: EventMemory, kind: Kind) -> None:
     for number in range(1, 200):
         row = received(event_row(kind, number))
-        absent = dict.fromkeys(TimelineRow._fields) | {"previous_redacted": False, "back": 0}
+        absent: dict[str, Any] = dict.fromkeys(TimelineRow._fields) | {"previous_redacted": False, "back": 0}
         columns = absent | {name: getattr(row, name) for name in TimelineRow._fields if hasattr(row, name)}
         cache.event(_VERSION, TimelineRow(**columns))
 

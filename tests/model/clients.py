@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from shared.core.identifiers import RoomId
 from tests.model.counts import MAIN
 from tests.model.people import Device
 from tests.workers.synchrotron.model_client import ModelClient
@@ -77,7 +78,7 @@ class ClassicClient(ModelClient):
         before = [] if room is None or told.get("limited") else room.timeline
         self.elsewhere[room_id] = Elsewhere(part, section, [*before, *ids])
 
-    async def _take(self, room_id: str, section: Any) -> None:
+    async def _take(self, room_id: RoomId, section: Any) -> None:
         self.elsewhere.pop(room_id, None)
         await ModelClient._take(self, room_id, section)
         main = section["unread_notifications"]
@@ -116,7 +117,7 @@ class SlidingVillager(SlidingClient):
         assert answer.status == 200, answer.body
         return answer.json
 
-    def _take_room(self, room_id: str, told: Any) -> None:
+    def _take_room(self, room_id: RoomId, told: Any) -> None:
         SlidingClient._take_room(self, room_id, {"membership": self._membership(room_id, told), **told})
         if "notification_count" in told:
             self.unread[room_id] = (told["notification_count"], told["highlight_count"])

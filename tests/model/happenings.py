@@ -177,7 +177,7 @@ class Happenings(Memberships):
         member.ignores ^= {other.user_id}
         member.ever_ignored.add(other.user_id)
         path = f"/user/{quote(somebody.user_id, safe='')}/account_data/m.ignored_user_list"
-        body = {"ignored_users": {user_id: {} for user_id in sorted(member.ignores)}}
+        body: dict[str, Any] = {"ignored_users": {user_id: {} for user_id in sorted(member.ignores)}}
         self.decides(lambda: somebody.do("PUT", path, body))
 
     def tag(self) -> None:

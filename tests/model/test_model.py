@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
@@ -111,7 +112,7 @@ async def _life(fleet: RunningFleet, plan: Plan, steps: int, *, deadly: bool = F
     await _fresh_clients_see_the_same(world, dice)
 
 
-_FLEET = {"fleet": {"event_persister": 2, "synchrotron": 2}, "registration": {"allow_guests": True}}
+_FLEET: dict[str, Any] = {"fleet": {"event_persister": 2, "synchrotron": 2}, "registration": {"allow_guests": True}}
 
 
 @pytest.fixture(scope="module")

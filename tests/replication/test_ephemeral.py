@@ -14,6 +14,7 @@ from replication.streams.fenced_writer import SeenPositions
 from replication.streams.follower import Follower
 from replication.streams.repeats import Repeater
 from replication.streams.session import WriterState
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import TypingRow
 from shared.storage.fleet.leases import fence
 from tests.fix_servers import TestDatabase
@@ -29,7 +30,7 @@ class _Writer:
     def __init__(self, lease: int, sent: "list[tuple[str, bytes]]") -> None:
         bus: Any = self
         self.lease = lease
-        self.values: dict[str, int] = {}
+        self.values: dict[UserId, int] = {}
         self._sent = sent
         self.announcer = Announcer(lease, bus, SeenPositions())
         self.announcer.set_values(TYPING, lambda: [self._row(key, value) for key, value in self.values.items()])
@@ -37,18 +38,18 @@ class _Writer:
     def publish(self, channel: str, message: bytes) -> None:
         self._sent.append((channel, message))
 
-    def put(self, key: str, value: int) -> None:
+    def put(self, key: UserId, value: int) -> None:
         if value:
             self.values[key] = value
         else:
             self.values.pop(key, None)
         self.announcer.announce(TYPING, [self._row(key, value)])
 
-    def _row(self, key: str, value: int) -> TypingRow:
+    def _row(self, key: UserId, value: int) -> TypingRow:
         return TypingRow(
             position=self.announcer.next_ephemeral_position(TYPING),
             writer=self.lease,
-            room_id="!r",
+            room_id=RoomId("!r"),
             user_id=key,
             until_ms=value,
         )
@@ -111,7 +112,7 @@ def test_ephemeral_stream_heals_after_lost_doubled_and_late_frames(seed: int, mo
 
     for _ in range(300):
         writer = rng.choice(list(writers.values()))
-        writer.put(f"@{rng.randrange(6)}:x", rng.choice((0, rng.randrange(1, 1000))))
+        writer.put(UserId(f"@{rng.randrange(6)}:x"), rng.choice((0, rng.randrange(1, 1000))))
         if rng.random() < 0.1:
             writer.announcer.tick([TYPING], lambda _: 0)
         for lease in list(reader.asks):
@@ -141,7 +142,7 @@ def test_repetition_of_several_frames_counts_only_when_complete(monkeypatch: pyt
     writer, reader = _Writer(3, sent), _Reader()
     reader.learn(3, WriterState(3, 0, None))
     for number in range(40):
-        writer.put(f"@{number}:x", 5)
+        writer.put(UserId(f"@{number}:x"), 5)
     sent.clear()  # all lost
     writer.announcer.tick([TYPING], lambda _: 0)
     reader.take(*sent.pop())
@@ -163,13 +164,13 @@ def test_values_of_fenced_writer_are_over() -> None:
     sent: list[tuple[str, bytes]] = []
     writer, other, reader = _Writer(3, sent), _Writer(4, sent), _Reader()
     reader.learn(4, WriterState(3, 0, None), WriterState(4, 0, None))
-    writer.put("@a:x", 5)
-    other.put("@b:x", 5)
+    writer.put(UserId("@a:x"), 5)
+    other.put(UserId("@b:x"), 5)
     while sent:
         reader.take(*sent.pop(0))
     reader.learn(5, WriterState(3, 0, 0), WriterState(4, 0, None))
     assert reader.values(3) == {} and reader.values(4) == {"@b:x": 5}
-    writer.put("@a:x", 7)  # it does not know yet that it is fenced
+    writer.put(UserId("@a:x"), 7)  # it does not know yet that it is fenced
     reader.take(*sent.pop())
     assert reader.values(3) == {}
 
@@ -195,7 +196,7 @@ async def test_repetitions_are_limited_to_two_a_second() -> None:
     assert not Repeater(FakeAnnouncer(), [])
 
 
-def _shown(answer: Any, room_id: str) -> list[str] | None:
+def _shown(answer: Any, room_id: RoomId) -> list[str] | None:
     for event in answer["rooms"]["join"].get(room_id, {}).get("ephemeral", {"events": ()})["events"]:
         if event["type"] == "m.typing":
             users: list[str] = event["content"]["user_ids"]
@@ -203,7 +204,7 @@ def _shown(answer: Any, room_id: str) -> list[str] | None:
     return None
 
 
-async def _next(client: Any, since: str, room_id: str) -> tuple[str, list[str]]:
+async def _next(client: Any, since: str, room_id: RoomId) -> tuple[str, list[str]]:
     async with asyncio.timeout(6):
         while True:
             answer = await client.sync(since, timeout=3000)
@@ -217,7 +218,7 @@ async def test_sync_shows_typing_despite_lost_frames(postgres: TestDatabase) -> 
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
-        typing: dict[str, int] = {}
+        typing: dict[UserId, int] = {}
         world.announcer.set_values(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
         repeater = Repeater(world.announcer, [TYPING])
         listener: Any = world.announcer
@@ -232,19 +233,19 @@ async def test_sync_shows_typing_despite_lost_frames(postgres: TestDatabase) -> 
         world.bus.subscribe([wire.REPEATS], question, lambda: None)
         since = (await alice.sync())["next_batch"]
         world.bus.holding = True
-        typing["@lost:x"] = _FOREVER_MS
-        world.set_typing(room_id, "@lost:x", _FOREVER_MS)
+        typing[UserId("@lost:x")] = _FOREVER_MS
+        world.set_typing(room_id, UserId("@lost:x"), _FOREVER_MS)
         world.bus.drop_held()
-        typing["@arrived:x"] = _FOREVER_MS
-        world.set_typing(room_id, "@arrived:x", _FOREVER_MS)
+        typing[UserId("@arrived:x")] = _FOREVER_MS
+        world.set_typing(room_id, UserId("@arrived:x"), _FOREVER_MS)
         since, users = await _next(alice, since, room_id)
         if sorted(users) != ["@arrived:x", "@lost:x"]:
             since, users = await _next(alice, since, room_id)
         assert sorted(users) == ["@arrived:x", "@lost:x"] and asked == ["typing"]
         # A stop is lost, and no frame follows: the tick shows it.
         world.bus.holding = True
-        del typing["@lost:x"]
-        world.set_typing(room_id, "@lost:x", 0)
+        del typing[UserId("@lost:x")]
+        world.set_typing(room_id, UserId("@lost:x"), 0)
         world.bus.drop_held()
         world.announcer.tick([TYPING], lambda _: 0)
         since, users = await _next(alice, since, room_id)
@@ -255,12 +256,12 @@ async def test_sync_shows_typing_despite_lost_frames(postgres: TestDatabase) -> 
         world.announcer.notice("slots")
         since, users = await _next(alice, since, room_id)
         assert users == []
-        world.set_typing(room_id, "@ghost:x", _FOREVER_MS)
+        world.set_typing(room_id, UserId("@ghost:x"), _FOREVER_MS)
         assert _shown(await alice.sync(since), room_id) is None
         assert follower.covers(TYPING, follower.vector(TYPING))
 
 
-def _row(world: World, room_id: str, user_id: str, until_ms: int) -> TypingRow:
+def _row(world: World, room_id: RoomId, user_id: UserId, until_ms: int) -> TypingRow:
     position = world.announcer.next_ephemeral_position(TYPING)
     return TypingRow(
         position=position, writer=world.announcer.lease, room_id=room_id, user_id=user_id, until_ms=until_ms

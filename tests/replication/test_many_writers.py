@@ -11,7 +11,7 @@ import pytest
 
 from replication.streams import ACCOUNT_DATA, RECEIPTS, SESSIONS
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
-from shared.core.identifiers import EventId, UserId
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.accounts.session_statements import END_DEVICES, EndDevices
 from shared.storage.engine.pool import SESSION_LIMITS, connector
 from shared.storage.fleet.leases import insert_lease
@@ -126,7 +126,9 @@ def _set_receipt(user_id: UserId, room_nid: int, number: int) -> SetReceipt:
 
 def _account_data(writer: FencedWriter, number: int) -> Awaitable[object]:
     json = orjson.dumps({"n": number})
-    record = SetAccountData(user_id=_user(number), room_id="", type="t", json=json, expected=None, max_bytes=1 << 20)
+    record = SetAccountData(
+        user_id=_user(number), room_id=RoomId(""), type="t", json=json, expected=None, max_bytes=1 << 20
+    )
     return writer.write(SET_ACCOUNT_DATA, record, streams=(ACCOUNT_DATA.name,))
 
 
@@ -149,7 +151,7 @@ async def test_writers_of_user_streams_do_not_wait_for_each_other(postgres: Test
 async def test_persisters_do_not_wait_for_each_other(postgres: TestDatabase) -> None:
     """Two persisters send into their own rooms at the same time."""
 
-    async def send(user: User, room_id: str, samples: _Samples) -> None:
+    async def send(user: User, room_id: RoomId, samples: _Samples) -> None:
         while not samples.suffice:
             assert (await user.send(room_id, "x")).status == 200
 

@@ -10,12 +10,14 @@ import pytest
 from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, STREAMS, TOKEN_LETTERS, TYPING, Kind, Stream
 from replication.streams import checks as stream_checks
 from replication.streams.checks import check_readers, check_registry
+from shared.core.identifiers import RoomId
+from shared.storage.fleet.leases import FINAL_POSITIONS
 from tests.fix_servers import TestDatabase
 
 
 class _NoWriter(msgspec.Struct):
     position: int
-    room_id: str
+    room_id: RoomId
 
 
 def test_registry_is_complete() -> None:
@@ -65,7 +67,7 @@ def test_worker_follows_only_streams_it_reads() -> None:
 
 
 def test_check_demands_final_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    without = {name: sql for name, sql in stream_checks.FINAL_POSITIONS.items() if name != "receipts"}
+    without = {name: sql for name, sql in FINAL_POSITIONS.items() if name != "receipts"}
     monkeypatch.setattr(stream_checks, "FINAL_POSITIONS", without)
     with pytest.raises(ValueError, match="receipts: no final position"):
         check_registry()

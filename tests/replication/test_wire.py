@@ -8,6 +8,7 @@ import pytest
 from replication.bus import wire
 from replication.streams.session import StreamSession, WriterState
 from shared.core import rows
+from shared.core.identifiers import UserId
 
 
 class _Row(NamedTuple):
@@ -16,7 +17,7 @@ class _Row(NamedTuple):
 
 
 def test_rows_survive_encoding() -> None:
-    row = rows.SessionRow(position=7, writer=3, user_id="@a:b", device_id=None)
+    row = rows.SessionRow(position=7, writer=3, user_id=UserId("@a:b"), device_id=None)
     (message,) = wire.encode_frames("sessions", 3, "sessions", 5, [(7, wire.encode_row(row))])
     frame = wire.decode_frame(message)
     assert (frame.previous, frame.current) == (5, 7)

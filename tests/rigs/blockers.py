@@ -63,4 +63,4 @@ async def blocker(dsn: str, sql: str, *args: Any) -> AsyncIterator[Blocker]:
 
 def soon(work: Awaitable[Any]) -> "asyncio.Task[Any]":
     """Begin to wait for work in a task."""
-    return asyncio.ensure_future(work)  # type: ignore[return-value]
+    return asyncio.ensure_future(work)

@@ -13,6 +13,7 @@ from replication.process.foundation import Foundation
 from replication.streams import streams_written_by
 from shared.config.kinds import Secret
 from shared.config.sections import Config, Registration, Secrets
+from shared.core.identifiers import UserId
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.operations.token_guesses import TokenGuesses
@@ -89,7 +90,7 @@ def password_login(user: str, password: str = "correct horse") -> dict[str, Any]
 @dataclass(slots=True)
 class User:
     worker: ClientApi
-    user_id: str
+    user_id: UserId
     token: str
     device_id: str
     quoted: str = field(init=False)

@@ -12,6 +12,7 @@ import orjson
 
 from replication.streams import EVENTS, PUSH_RULES
 from shared.config.sections import Config
+from shared.core.identifiers import EventId, RoomId, UserId
 from tests.rigs.requests import Answer, bearer
 from tests.rigs.slots import MemorySlots
 from tests.rigs.worker import SERVER, MemoryWorker, WorkerCode, make_config, run_worker
@@ -33,9 +34,9 @@ class Persister(MemoryWorker):
     """A running event persister."""
 
     def user(self, name: str, device: str = "DEVICE") -> "User":
-        return User(self, f"@{name}:{SERVER}", device)
+        return User(self, UserId(f"@{name}:{SERVER}"), device)
 
-    async def content(self, room_id: str, event_type: str, state_key: str = "") -> Any:
+    async def content(self, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
         """Return the content of the current state as it is stored; None where there is none."""
         rows = await self.sql(
             """SELECT e.json FROM current_state s
@@ -45,7 +46,7 @@ class Persister(MemoryWorker):
         )  # fmt: skip
         return orjson.loads(rows[0]["json"])["content"] if rows else None
 
-    async def timeline(self, room_id: str) -> list[asyncpg.Record]:
+    async def timeline(self, room_id: RoomId) -> list[asyncpg.Record]:
         return await self.sql(
             "SELECT e.* FROM events e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 ORDER BY ordinal",
             room_id,
@@ -55,7 +56,7 @@ class Persister(MemoryWorker):
 @dataclass(slots=True)
 class User:
     persister: Persister
-    user_id: str
+    user_id: UserId
     device: str
     _txn: int = field(default=0)
 
@@ -66,26 +67,28 @@ class User:
         content = raw if raw is not None else (b"" if body is None else orjson.dumps(body))
         return await self.persister.raw(method, path, content, [bearer(f"{self.user_id}|{self.device}")])
 
-    async def create_room(self, **body: Any) -> str:
+    async def create_room(self, **body: Any) -> RoomId:
         answer = await self.call("POST", "/createRoom", body)
         assert answer.status == 200, answer.body
-        room_id: str = answer.json["room_id"]
+        room_id: RoomId = answer.json["room_id"]
         return room_id
 
-    async def act(self, room_id: str, action: str, body: Mapping[str, Any] | None = None) -> Answer:
+    async def act(self, room_id: RoomId, action: str, body: Mapping[str, Any] | None = None) -> Answer:
         """POST /rooms/{roomId}/{action}"""
         return await self.call("POST", f"/rooms/{quote(room_id, safe='')}/{action}", body or {})
 
-    async def send(self, room_id: str, text: str, txn: str | None = None) -> Answer:
+    async def send(self, room_id: RoomId, text: str, txn: str | None = None) -> Answer:
         content = {"msgtype": "m.text", "body": text}
         path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/{txn or f't{next(_numbers)}'}"
         return await self.call("PUT", path, content)
 
-    async def put_state(self, room_id: str, event_type: str, content: Mapping[str, Any], state_key: str = "") -> Answer:
+    async def put_state(
+        self, room_id: RoomId, event_type: str, content: Mapping[str, Any], state_key: str = ""
+    ) -> Answer:
         key = f"/{quote(state_key, safe='')}" if state_key else ""
         return await self.call("PUT", f"/rooms/{quote(room_id, safe='')}/state/{event_type}{key}", content)
 
-    async def redact(self, room_id: str, event_id: str, body: Any = None) -> Answer:
+    async def redact(self, room_id: RoomId, event_id: EventId, body: Any = None) -> Answer:
         room, event = quote(room_id, safe=""), quote(event_id, safe="")
         return await self.call("PUT", f"/rooms/{room}/redact/{event}/t{next(_numbers)}", body or {})
 

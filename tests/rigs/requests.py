@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import orjson
 
+from shared.core.identifiers import EventId
 from shared.http.server import Application
 
 SECRET = "internal secret for tests"
@@ -29,9 +30,9 @@ class Answer:
         return code
 
     @property
-    def event_id(self) -> str:
+    def event_id(self) -> EventId:
         assert self.status == 200, self.body
-        event_id: str = self.json["event_id"]
+        event_id: EventId = self.json["event_id"]
         return event_id
 
 

@@ -20,6 +20,7 @@ from replication.streams import ACCOUNT_DATA, EVENTS, PUSH_RULES, RECEIPTS, TYPI
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.config.sections import Caches
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.pool import Database, connector
@@ -67,7 +68,7 @@ class World:
             assert await process.foundation.follower.wait_for(EVENTS, wanted, 10.0)
 
     async def set_receipt(
-        self, room_id: str, user_id: str, event_id: str, kind: str = "m.read", thread_id: str = ""
+        self, room_id: RoomId, user_id: UserId, event_id: EventId, kind: str = "m.read", thread_id: str = ""
     ) -> None:
         row = await self.database.fetchrow(
             """
@@ -100,7 +101,7 @@ class World:
             ],
         )
 
-    async def set_account_data(self, user_id: str, room_id: str, event_type: str, content: Any) -> None:
+    async def set_account_data(self, user_id: UserId, room_id: RoomId, event_type: str, content: Any) -> None:
         json = None if content is None else orjson.dumps(content)
         position = await self.database.fetchval(
             """
@@ -121,7 +122,7 @@ class World:
             for persister in self.persisters:
                 await persister.foundation.follower.read_now(PUSH_RULES)
 
-    async def set_push_rules(self, user_id: str, rules: bytes, ignored: Sequence[str] = ()) -> None:
+    async def set_push_rules(self, user_id: UserId, rules: bytes, ignored: Sequence[UserId] = ()) -> None:
         position = await self.database.fetchval(
             """
             INSERT INTO push_rules VALUES ($1, $2, $3, true, '{}', $4, nextval('stream_push_rules'))
@@ -137,7 +138,7 @@ class World:
         )
         self.announcer.announce(PUSH_RULES, [row])
 
-    def set_typing(self, room_id: str, user_id: str, until_ms: int) -> None:
+    def set_typing(self, room_id: RoomId, user_id: UserId, until_ms: int) -> None:
         position = self.announcer.next_ephemeral_position(TYPING)
         self.announcer.announce(
             TYPING,
@@ -159,7 +160,7 @@ class Client:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def user_id(self) -> str:
+    def user_id(self) -> UserId:
         return self.writes.user_id
 
     async def get(self, path: str, **query: Any) -> Answer:
@@ -182,7 +183,7 @@ class Client:
         assert answer.status == 200, answer.body
         return answer.json
 
-    async def room(self, room_id: str, path: str, **query: Any) -> Answer:
+    async def room(self, room_id: RoomId, path: str, **query: Any) -> Answer:
         return await self.get(f"/rooms/{quote(room_id, safe='')}/{path}", **query)
 
 

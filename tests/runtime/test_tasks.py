@@ -6,7 +6,6 @@ import logging
 import pytest
 
 from shared.core.errors import Fenced, Unavailable
-from shared.runtime import tasks as tasks_module
 from shared.runtime.tasks import TaskGroup
 
 
@@ -14,7 +13,7 @@ from shared.runtime.tasks import TaskGroup
 def now_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock of the module: one number that a test changes."""
     now = [0.0]
-    monkeypatch.setattr(tasks_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("shared.runtime.tasks.time.monotonic", lambda: now[0])
     return now
 
 

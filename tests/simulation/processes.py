@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +25,7 @@ from shared.http.client import HttpResponse
 from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
 from shared.http.gate import Gate
 from shared.http.request import Request, Response
+from shared.http.routing import PathParams
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
@@ -74,7 +75,7 @@ def request_for(kind: str, key: str, method: str, body: bytes, headers: Mapping[
         method=method,
         path=f"/{kind}/{key}".encode(),
         raw_query=b"",
-        params={endpoint.routing_key.value: key},
+        params=cast("PathParams", {endpoint.routing_key.value: key}),
         headers=headers,
         body=body,
         client_address="c",

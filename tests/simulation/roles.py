@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import orjson
@@ -133,7 +133,7 @@ class Owner:
                 del self._memory[key]
 
     async def handle(self, request: Request) -> Response:
-        (key,) = request.params.values()
+        (key,) = cast("Mapping[str, str]", request.params).values()
         memory = await self._load(key)
         if request.method == "GET":
             return Response(orjson.dumps({"ordinal": memory.ordinal}))

@@ -117,8 +117,8 @@ class World:
         self.redis.late = random.choice([0.0, 0.0, 0.1])
         self.senders = [Sender(self, number) for number in range(3)]
         self.clients = [SyncingClient(self, number) for number in range(2)]
-        for actor in (*self.senders, *self.clients):
-            self._spawn(actor.run())
+        for run in (*(each.run for each in self.senders), *(each.run for each in self.clients)):
+            self._spawn(run())
         self.database.breaks = 0.0 if self.calm else random.choice([0.0, 0.002, 0.01])
         self._plan_faults()
 

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from shared.http.endpoint import Auth, Endpoint
-from shared.http.routing import paths_of
+from shared.http.endpoint import Auth, Endpoint, paths_of
 from tests.fleet.hostile_calls import outside_endpoints
 from tests.spec_walk.operations import SPEC, Operation, declared_operations, operations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.state_snapshots import Snapshot
 from shared.storage.events.batch import (
@@ -35,10 +36,10 @@ ROOM_ROWS = dict.fromkeys(_NUMBERED_TABLES.split(), "room_nid = $1") | {
 }
 #: The counts of live events, in turns.
 _OUTCOMES = (
-    EventOutcome(groups=((0, 1, 0), (7, 1, 1)), users=(("@u0:b", 0, 1),)),
+    EventOutcome(groups=((0, 1, 0), (7, 1, 1)), users=((UserId("@u0:b"), 0, 1),)),
     EventOutcome(groups=((0, 1, 1),)),
-    EventOutcome(thread_id="$thread", groups=((7, 1, 0),), users=(("@u1:b", -1, 0),)),
-    EventOutcome(group_changes=(("@u0:b", 7),)),
+    EventOutcome(thread_id="$thread", groups=((7, 1, 0),), users=((UserId("@u1:b"), -1, 0),)),
+    EventOutcome(group_changes=((UserId("@u0:b"), 7),)),
     EventOutcome(),
 )
 _KEYS = [("m.room.topic", ""), ("m.room.name", ""), ("x.state", "a"), ("x.state", "b")] + [
@@ -52,7 +53,7 @@ class RandomRoom:
 
     def __init__(self, room_nid: int, base: int, seed: int, size: int) -> None:
         self.room_nid, self.base, self.size = room_nid, base, size
-        self.room_id = f"!r{room_nid}:b"
+        self.room_id = RoomId(f"!r{room_nid}:b")
         self.batch = EventBatch(rooms=[RoomToStore(room_nid, self.room_id, "11", "@u0:b", True, 1)])
         self._random = random.Random(seed)
         self._nid = base
@@ -89,7 +90,7 @@ class RandomRoom:
             return
         self._line[kind, key] = nid
         if kind == "m.room.member":
-            self.batch.memberships.append(MembershipToStore(at.event_nid, key, "join", nid, key, True))
+            self.batch.memberships.append(MembershipToStore(at.event_nid, UserId(key), "join", nid, UserId(key), True))
 
     def _snapshot(self, ordinal: int) -> int:
         chosen = {key: nid for nid, key in self._random.sample(self._state_events, 2)}
@@ -112,7 +113,7 @@ class RandomRoom:
             made = self._add(ordinal, kind, key)
             self._change(made, kind, key, made.event_nid)
         waiting = self._add(len(_KEYS) + 3, "m.room.redaction")
-        self.batch.awaited.append(AwaitedRedaction(self.room_nid, "$absent", waiting.event_nid))
+        self.batch.awaited.append(AwaitedRedaction(self.room_nid, EventId("$absent"), waiting.event_nid))
         for ordinal in range(len(_KEYS) + 4, self.size + 1):
             roll = chance.random()
             if roll < 0.25:
@@ -128,11 +129,11 @@ class RandomRoom:
             elif roll < 0.5:
                 # A resolution restores an old value, or removes one.
                 made = self._add(ordinal, "m.room.message", resolved=True)
-                nid, key = chance.choice(self._state_events[2:])
-                if key[0] == "x.state" and chance.random() < 0.5 and key in self._line:
-                    self._change(made, *key, None)
-                elif self._line.get(key) != nid:
-                    self._change(made, *key, nid)
+                nid, changed = chance.choice(self._state_events[2:])
+                if changed[0] == "x.state" and chance.random() < 0.5 and changed in self._line:
+                    self._change(made, *changed, None)
+                elif self._line.get(changed) != nid:
+                    self._change(made, *changed, nid)
             elif roll < 0.55:
                 for back in range(1, 4):
                     more: dict[str, Any] = {"anchor": ordinal, "back": back, "state_nid": None}

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 
 from load.state_resolution import MadeUpRoom
+from shared.core.identifiers import EventId
 from shared.core.room_versions import get_room_version
 from shared.operations.auth_chains import AuthChains
 from shared.storage.engine.pool import Database, connector
@@ -32,7 +33,7 @@ async def test_page_has_the_events_and_their_auth_chains_within_limits(postgres:
     conn = await asyncpg.connect(postgres.dsn)
     set_text_codec(conn)
 
-    async def page(*event_ids: str, events: int = 1000, size: int = 1 << 20, nid: int = 1) -> list[ChainEvent]:
+    async def page(*event_ids: EventId, events: int = 1000, size: int = 1 << 20, nid: int = 1) -> list[ChainEvent]:
         return await get_auth_chain_page(conn, nid, event_ids, max_events=events, max_bytes=size)
 
     chain = {newest}
@@ -48,7 +49,7 @@ async def test_page_has_the_events_and_their_auth_chains_within_limits(postgres:
     assert {event_id for event_id, flag in flags.items() if flag == (False, True)} == {erased}
     assert set(ids) - set(flags) == {gone}
 
-    assert await page(gone, "$unknown", "$\x00") == []
+    assert await page(gone, EventId("$unknown"), EventId("$\x00")) == []
     assert await page(newest, nid=2) == []
     assert await page() == []
     # The given events come before their chains. Events beyond the size limit have no JSON.
@@ -71,7 +72,7 @@ async def test_auth_chain_of_a_state_is_numbers_and_ids_without_json(postgres: T
     await store_room(postgres.dsn, room, 1, missing=frozenset({gone}))
     nids = {event_id: 1_000_000 + number for number, event_id in enumerate(ids, 1)}
     asked = [event_id for event_id in ids[-200:] if event_id != gone]
-    chain: set[str] = set()
+    chain: set[EventId] = set()
     pending = list(asked)
     while pending:
         event_id = pending.pop()

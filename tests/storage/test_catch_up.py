@@ -1,5 +1,6 @@
 """Rows that are read to repair a gap: they equal the rows of the lost frames."""
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, RoomToStore
 from shared.storage.events.commit import commit_events
 from shared.storage.streams.catch_up import EVENTS, PUSH_RULES, pages
@@ -21,8 +22,8 @@ async def test_text_with_nul_survives_catch_up(postgres: TestDatabase) -> None:
                 ChangeToStore(10, 1, ODD, ODD, 10, None),
                 ChangeToStore(11, 2, "m.room.member", f"@{ODD}:c", 10, None),
             ],
-            memberships=[MembershipToStore(11, f"@{ODD}:c", "join", 10, f"@{ODD}:d", True)],
-            rooms=[RoomToStore(1, "!r:b", "1", "@a:b", True, 1)],
+            memberships=[MembershipToStore(11, UserId(f"@{ODD}:c"), "join", 10, UserId(f"@{ODD}:d"), True)],
+            rooms=[RoomToStore(1, RoomId("!r:b"), "1", "@a:b", True, 1)],
         )
         await commit_events(writer.write, batch)
         async with writer.conn.transaction(isolation="repeatable_read", readonly=True):

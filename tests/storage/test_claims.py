@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from shared.core.identifiers import UserId
 from shared.storage.encryption.device_keys import (
     CLAIM_KEYS,
     UPLOAD_KEYS,
@@ -20,7 +21,7 @@ from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
 from tests.storage.one_writer import OneConnection, writing
 
-ALICE, DEVICE = "@alice:x", "D"
+ALICE, DEVICE = UserId("@alice:x"), "D"
 
 
 async def _upload(writer: OneConnection, *key_ids: str, fallback: str | None = None) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from shared.core.identifiers import RoomId
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.events.batch import EventBatch, RoomToStore
 from shared.storage.events.commit import StatementRefused, commit_events
@@ -80,8 +81,8 @@ async def test_room_without_local_members_needs_no_force(postgres: TestDatabase)
             "UPDATE memberships SET membership = 'leave' WHERE room_nid = 1 AND user_id = '@u0:b'"
         )
         await writer.conn.execute("UPDATE memberships SET is_local = false WHERE room_nid = 1 AND user_id <> '@u0:b'")
-        assert await mark_room_deleted(writer.write, "!unknown:b") is None
-        assert await mark_room_deleted(writer.write, "!\x00:b") is None
+        assert await mark_room_deleted(writer.write, RoomId("!unknown:b")) is None
+        assert await mark_room_deleted(writer.write, RoomId("!\x00:b")) is None
         assert await mark_room_deleted(writer.write, room.room_id) == 1
         assert await mark_room_deleted(writer.write, room.room_id) is None, "already marked"
 

@@ -4,6 +4,7 @@ import asyncpg
 import pytest
 
 from shared.core.errors import Fenced
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.pool import Database, connector
 from shared.storage.events.batch import (
     AliasToStore,
@@ -46,17 +47,17 @@ def full_batch() -> EventBatch:
             event(1, 13, 4),
         ],
         extremities={1: [13]},
-        transactions=[TransactionToStore(1, b"key", "$13", 5)],
+        transactions=[TransactionToStore(1, b"key", EventId("$13"), 5)],
         changes=[
             ChangeToStore(10, 1, "m.room.create", "", 10, None),
             ChangeToStore(11, 2, member, "@a:b", 11, None),
             ChangeToStore(12, 3, member, "@a:b", 12, 11),
         ],
         memberships=[
-            MembershipToStore(11, "@a:b", "join", 11, "@a:b", True),
-            MembershipToStore(12, "@a:b", "leave", 12, "@a:b", True),
+            MembershipToStore(11, UserId("@a:b"), "join", 11, UserId("@a:b"), True),
+            MembershipToStore(12, UserId("@a:b"), "leave", 12, UserId("@a:b"), True),
         ],
-        rooms=[RoomToStore(1, "!r:b", "12", "@a:b", True, 1)],
+        rooms=[RoomToStore(1, RoomId("!r:b"), "12", "@a:b", True, 1)],
         aliases=[AliasToStore("#a:b", 1, "@a:b", 1)],
     )
 
@@ -129,12 +130,16 @@ async def test_refused_statement_names_the_constraint_and_writes_nothing(postgre
         before = await count_rows(writer.conn)
         alias = full_batch()
         alias.events = [event(2, 20, 1, "m.room.create", state_key="")]
-        alias.memberships, alias.transactions, alias.rooms = [], [], [(2, "!s:b", "12", "@a:b", True, 1)]
+        alias.memberships, alias.transactions, alias.rooms = (
+            [],
+            [],
+            [RoomToStore(2, RoomId("!s:b"), "12", UserId("@a:b"), True, 1)],
+        )
         for batch, constraint in (
             (EventBatch(events=[event(1, 21, 4)]), "events_room_nid_ordinal_key"),
             (EventBatch(events=[event(1, 22, 5, event_id="$13")]), "events_by_id"),
             (
-                EventBatch(events=[event(1, 22, 5)], transactions=[TransactionToStore(1, b"key", "$22", 6)]),
+                EventBatch(events=[event(1, 22, 5)], transactions=[TransactionToStore(1, b"key", EventId("$22"), 6)]),
                 "client_transactions_pkey",
             ),
             (alias, "room_aliases_pkey"),
@@ -162,8 +167,8 @@ async def test_event_is_found_by_its_id_in_its_own_room_only(postgres: TestDatab
     async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
         database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
-        found = await get_event_by_id(database, 1, "$12")
+        found = await get_event_by_id(database, 1, EventId("$12"))
         assert found is not None and (found.event_nid, found.state_key) == (12, "@a:b")
-        assert await get_event_by_id(database, 2, "$12") is None, "of another room"
-        assert await get_event_by_id(database, 1, "$\x00") is None
+        assert await get_event_by_id(database, 2, EventId("$12")) is None, "of another room"
+        assert await get_event_by_id(database, 1, EventId("$\x00")) is None
         await database.close()

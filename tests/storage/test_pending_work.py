@@ -2,6 +2,7 @@
 
 import asyncio
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.pending_work import (
     claim_deactivations,
@@ -51,7 +52,7 @@ async def test_work_is_claimed_once_and_again_after_its_wait(postgres: TestDatab
 async def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
     database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
     try:
-        await remember_settings(database, "@a:b", "!old:b", "!new:b")
+        await remember_settings(database, UserId("@a:b"), RoomId("!old:b"), RoomId("!new:b"))
         assert not await claim_settings(database, 10), "claimed before the join can have arrived"
         for has_joined in (False, True):
             await database.execute(_LATER[0])
@@ -69,7 +70,7 @@ async def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
         await database.execute(_LATER[0])
         [found] = await claim_settings(database, 10)
         assert found.is_old
-        await delete_settings_to_copy(database, "@a:b", "!new:b")
+        await delete_settings_to_copy(database, UserId("@a:b"), RoomId("!new:b"))
         await database.execute(_LATER[0])
         assert not await claim_settings(database, 10)
     finally:

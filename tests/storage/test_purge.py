@@ -63,7 +63,7 @@ async def check_remaining(conn: asyncpg.Connection, room_nid: int) -> None:
             needed.add(row["event_nid"])
     room = await conn.fetchrow("SELECT * FROM rooms WHERE room_nid = $1", room_nid)
     assert room is not None
-    [heads] = await conn.fetchrow("SELECT event_nids FROM forward_extremities WHERE room_nid = $1", room_nid)
+    heads = await conn.fetchval("SELECT event_nids FROM forward_extremities WHERE room_nid = $1", room_nid)
     state = {row[0] for row in await conn.fetch("SELECT event_nid FROM current_state WHERE room_nid = $1", room_nid)}
     for row in await conn.fetch("SELECT added || removed FROM state_snapshots WHERE room_nid = $1", room_nid):
         state.update(row[0])

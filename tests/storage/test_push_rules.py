@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import orjson
 import pytest
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import PushRulesRow
 from shared.storage.engine.schema_version import migrations
 from shared.storage.push.rules import (
@@ -19,54 +20,54 @@ from shared.storage.streams.catch_up import PUSH_RULES, first_page
 from tests.fix_servers import TestDatabase
 from tests.storage.one_writer import writing
 
-ODD = "@a\x00b\x1a0:x"
-_ME = "@me:x"
+ODD = UserId("@a\x00b\x1a0:x")
+_ME = UserId("@me:x")
 
 
-def _push_rules(rules: bytes, expected: int, *, everywhere: bool = False, rooms: Sequence[str] = ()) -> SetPushRules:
+def _push_rules(rules: bytes, expected: int, *, everywhere: bool = False, rooms: Sequence[RoomId] = ()) -> SetPushRules:
     return SetPushRules(user_id=_ME, rules=rules, everywhere=everywhere, rooms=list(rooms), expected=expected)
 
 
-def _ignored(json: bytes | None, users: list[str], expected: int | None) -> SetIgnoredUsers:
+def _ignored(json: bytes | None, users: list[UserId], expected: int | None) -> SetIgnoredUsers:
     return SetIgnoredUsers(user_id=_ME, json=json, ignored=users, expected=expected, max_bytes=1 << 20)
 
 
 async def test_writes_of_rules_keep_ignored_users_and_vice_versa(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
-        rules, rooms = b'{"defaults":{}}', ["!a:x", "!b:x"]
+        rules, rooms = b'{"defaults":{}}', [RoomId("!a:x"), RoomId("!b:x")]
         first = await writer.write(SET_PUSH_RULES, _push_rules(rules, 0, everywhere=True, rooms=rooms))
         assert (first["fence"], first["ignored"]) == (1, [])
         for stale in (0, first["position"] - 1, first["position"] + 5):
             refused = await writer.write(SET_PUSH_RULES, _push_rules(b"other", stale))
             assert (refused["fence"], refused["position"]) == (1, None)
-        ignoring = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", [ODD, "@b:x"], None))
+        ignoring = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", [ODD, UserId("@b:x")], None))
         assert ignoring["rules_position"] > first["position"]
         assert bytes(ignoring["rules"]) == rules
         record = await get_push_rules(writer.conn, _ME)
         assert (record.rules, record.ignored, record.position) == (rules, (ODD, "@b:x"), ignoring["rules_position"])
         stored = await writer.conn.fetchrow("SELECT everywhere, rooms FROM push_rules")
         assert stored is not None
-        assert tuple(stored) == (True, ["!a:x", "!b:x"])
+        assert tuple(stored) == (True, [RoomId("!a:x"), RoomId("!b:x")])
 
         again = await writer.write(SET_PUSH_RULES, _push_rules(b"", ignoring["rules_position"]))
-        assert again["ignored"] == [ODD, "@b:x"]
+        assert again["ignored"] == [ODD, UserId("@b:x")]
         [row] = await first_page(writer.conn, PUSH_RULES, 0, 10)
         read = PushRulesRow(**row)
         assert read == PushRulesRow(
-            position=again["position"], writer=read.writer, user_id=_ME, rules=b"", ignored=(ODD, "@b:x")
+            position=again["position"], writer=read.writer, user_id=_ME, rules=b"", ignored=(ODD, UserId("@b:x"))
         )
 
 
 async def test_ignore_list_is_written_only_if_its_position_is_the_expected_one(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
-        done = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", ["@b:x"], 0))
-        refused = await writer.write(SET_IGNORED_USERS, _ignored(b"[]", ["@c:x"], done["position"] - 1))
+        done = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", [UserId("@b:x")], 0))
+        refused = await writer.write(SET_IGNORED_USERS, _ignored(b"[]", [UserId("@c:x")], done["position"] - 1))
         assert (refused["position"], refused["rules_position"]) == (None, None)
         assert (await get_push_rules(writer.conn, _ME)).ignored == ("@b:x",)
         deleted = await writer.write(SET_IGNORED_USERS, _ignored(None, [], done["position"]))
         assert deleted["position"] > done["position"]
         assert (await get_push_rules(writer.conn, _ME)).ignored == ()
-        assert await get_push_rules(writer.conn, "@other:x") == PushRulesRecord()
+        assert await get_push_rules(writer.conn, UserId("@other:x")) == PushRulesRecord()
 
 
 @pytest.mark.parametrize(

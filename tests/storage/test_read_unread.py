@@ -5,6 +5,7 @@ from random import Random
 import asyncpg
 import pytest
 
+from shared.core.identifiers import UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import Count
 from shared.storage.push.unread import get_highlights_before, get_unread, get_unread_of_rooms
@@ -116,11 +117,11 @@ async def test_cost_of_a_read_does_not_grow_with_the_unread_events(postgres: Tes
         await conn.execute(counters, room, events)
     await conn.execute("VACUUM ANALYZE push_counters")
     for room, events in ((1, 1_000), (2, 100_000)):
-        assert (await get_unread(conn, "@a:x", room, events)).counts == {"": Count(events, events // 10)}
+        assert (await get_unread(conn, UserId("@a:x"), room, events)).counts == {"": Count(events, events // 10)}
         reads = "SELECT heap_blks_hit + idx_blks_hit FROM pg_statio_user_tables WHERE relname = 'push_counters'"
         await conn.execute("SELECT pg_stat_force_next_flush()")
         before = await conn.fetchval(reads)
-        await get_unread(conn, "@a:x", room, events)
+        await get_unread(conn, UserId("@a:x"), room, events)
         await conn.execute("SELECT pg_stat_force_next_flush()")
         blocks[room] = await conn.fetchval(reads) - before
     await conn.close()

@@ -23,7 +23,7 @@ def _child(nid: int, parent: int, steps: int) -> Snapshot:
 
 
 async def _store(writer: OneConnection, nid: int, state_nid: int | None, snapshots: Sequence[Snapshot] = ()) -> None:
-    batch = EventBatch(events=[event(1, nid, nid, state_nid=state_nid)], snapshots=[(1, s) for s in snapshots])  # type: ignore[arg-type]
+    batch = EventBatch(events=[event(1, nid, nid, state_nid=state_nid)], snapshots=[(1, s) for s in snapshots])
     await commit_events(writer.write, batch)
 
 

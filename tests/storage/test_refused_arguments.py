@@ -7,6 +7,7 @@ import pytest
 
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Unavailable
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.leases import insert_lease
 from shared.storage.rooms.memberships import FORGET_ROOM, ForgetRoom
@@ -26,9 +27,9 @@ async def test_argument_out_of_range_costs_neither_connection_nor_lease(postgres
     lost: list[str] = []
     writer = FencedWriter(connect, lease, SeenPositions(), lost.append)
     with pytest.raises(asyncpg.DataError):
-        await writer.write(FORGET_ROOM, ForgetRoom(room_nid=2**70, user_id="@a:b"))
+        await writer.write(FORGET_ROOM, ForgetRoom(room_nid=2**70, user_id=UserId("@a:b")))
     assert lost == []  # hostile input must not cost a worker its lease
-    assert (await writer.write(FORGET_ROOM, ForgetRoom(room_nid=1, user_id="@a:b")))["forgotten"] == 0
+    assert (await writer.write(FORGET_ROOM, ForgetRoom(room_nid=1, user_id=UserId("@a:b"))))["forgotten"] == 0
     await writer.close()
     await database.close()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from shared.core.event_auth import check_auth, check_auth_events
 from shared.core.events import Event
+from shared.core.identifiers import EventId
 from tests.core.rooms import VERSIONS, Room
 
 
@@ -19,7 +20,7 @@ class Attempt:
     room: Room
     event: Event
     auth_events: Sequence[Event] | None = None
-    rejected: tuple[str, ...] = ()
+    rejected: tuple[EventId, ...] = ()
 
     def judge(self) -> None:
         """Raise AuthRuleViolation unless all the rules allow the event."""

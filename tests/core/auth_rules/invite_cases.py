@@ -58,7 +58,8 @@ def _(version: str, broken: bool) -> Attempt:
     return _redeem(_room(version, bob="ban" if broken else "leave"), _signed())
 
 
-for _invite in ({"display_name": "b"}, {"signed": None}, 1, None, []):
+_UNSIGNED: tuple[Any, ...] = ({"display_name": "b"}, {"signed": None}, 1, None, [])
+for _invite in _UNSIGNED:
 
     @case("third_party.signed")
     def _(version: str, broken: bool, invite: Any = _invite) -> Attempt:

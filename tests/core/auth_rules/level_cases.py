@@ -7,6 +7,13 @@ from tests.core.auth_rules.case import Attempt, case
 from tests.core.auth_rules.member_cases import room_with, users
 from tests.core.rooms import ALICE, BOB, CAROL, Room
 
+_NO_LEVELS: tuple[Any, ...] = (True, None, [], {})
+_NO_MAPS: tuple[Any, ...] = ("abc", None, [], 1, {"t": "50"}, {"t": True}, {"t": None})
+_NO_USER_LEVELS: tuple[Any, ...] = (
+    *(None, [], 1, {"bob": 50}, {"": 1}),
+    *({BOB: "abc"}, {BOB: None}, {BOB: True}, {BOB: []}, {BOB: ""}),
+)
+
 for _current in (None, "invite", "leave", "ban"):
 
     @case("joined")
@@ -100,12 +107,12 @@ def _values(rule: str, bad: Any, good: Any, place: str, *, first: int = 1, last:
 
 for _level in DEFAULT_LEVELS:
     _values("power_levels.integers", "50", 50, _level, first=10)
-for _bad in (True, None, [], {}):
+for _bad in _NO_LEVELS:
     _values("power_levels.integers", _bad, 50, "ban", first=10)
 for _place in ("events", "notifications"):
-    for _bad in ("abc", None, [], 1, {"t": "50"}, {"t": True}, {"t": None}):
+    for _bad in _NO_MAPS:
         _values("power_levels.maps", _bad, {"t": 50}, _place, first=10)
-for _bad in (None, [], 1, {"bob": 50}, {BOB: "abc"}, {BOB: None}, {BOB: True}, {BOB: []}, {BOB: ""}, {"": 1}):
+for _bad in _NO_USER_LEVELS:
     _values("power_levels.users", _bad, {BOB: 50}, "users")
 _values("power_levels.users", {"bob": 50}, {"@Odd One:x": 50}, "users")
 _values("power_levels.users", {BOB: "50.5"}, {BOB: " +050 "}, "users", last=9)

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from shared.core.identifiers import UserId
 from tests.core.auth_rules.case import Attempt, case
 from tests.core.rooms import ALICE, BOB, CAROL, DAVE, Room
 
+_UNKNOWN_MEMBERSHIPS: tuple[Any, ...] = ("knocked", "", None, 1, [])
+_NO_USERS: tuple[Any, ...] = (None, 1, [], "", "alice", ":")
 NO_EVENT = None  # a user without a member event
+_BEFORE: tuple[str | None, ...] = (NO_EVENT, "leave", "knock")
 
 
-def room_with(version: str, join_rule: Any = None, members: Mapping[str, str | None] | None = None) -> Room:
+def room_with(version: str, join_rule: Any = None, members: Mapping[UserId, str | None] | None = None) -> Room:
     """Return Alice's room with these memberships and this join rule, None for no join rules event."""
     room = Room(version)
     if join_rule is not None:
@@ -20,7 +24,7 @@ def room_with(version: str, join_rule: Any = None, members: Mapping[str, str | N
     return room
 
 
-def change(room: Room, sender: str, user_id: str, membership: Any, **content: Any) -> Attempt:
+def change(room: Room, sender: UserId, user_id: UserId, membership: Any, **content: Any) -> Attempt:
     """The sender changes the user's membership."""
     return Attempt(room, room.make("m.room.member", sender, {"membership": membership, **content}, user_id))
 
@@ -48,7 +52,7 @@ def _unknown(membership: Any, *, last: int = 12) -> None:
         return change(room_with(version, "public"), BOB, BOB, membership if broken else "join")
 
 
-for _membership in ("knocked", "", None, 1, []):
+for _membership in _UNKNOWN_MEMBERSHIPS:
     _unknown(_membership)
 _unknown("knock", last=6)
 
@@ -181,7 +185,7 @@ def _no_user(value: Any) -> None:
         return change(room_with(version, "public"), BOB, BOB, "join", **content)
 
 
-for _value in (None, 1, [], "", "alice", ":"):
+for _value in _NO_USERS:
     _no_user(_value)
 
 
@@ -335,9 +339,9 @@ def _(version: str, broken: bool) -> Attempt:
 
 
 for _name in ("knock.membership", "knock.otherwise"):
-    for _before in (NO_EVENT, "leave", "knock"):
+    for _before_knock in _BEFORE:
         for _other in ("ban", "invite", "join"):
 
             @case(_name, denied_by="knock.otherwise", first=7)
-            def _(version: str, broken: bool, before: str | None = _before, other: str = _other) -> Attempt:
+            def _(version: str, broken: bool, before: str | None = _before_knock, other: str = _other) -> Attempt:
                 return change(room_with(version, "knock", {BOB: other if broken else before}), BOB, BOB, "knock")

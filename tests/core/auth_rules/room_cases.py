@@ -3,11 +3,12 @@
 from typing import Any
 
 from shared.core.events import Event
+from shared.core.identifiers import EventId, RoomId, UserId
 from tests.core.auth_rules.case import Attempt, case
 from tests.core.rooms import ALICE, BOB, DAVE, Room
 
 
-def _create(version: str, content: dict[str, Any], sender: str = ALICE, *, has_prev: bool = False) -> Attempt:
+def _create(version: str, content: dict[str, Any], sender: UserId = ALICE, *, has_prev: bool = False) -> Attempt:
     """A create event with a creator and without a room id, as far as the version requires that."""
     room = Room(version)
     if room.version.room_id_is_create_hash:
@@ -57,7 +58,8 @@ def _additional_creators(value: Any) -> None:
         return _create(version, {"additional_creators": value if broken else [BOB]})
 
 
-for _value in ("@a:d", [1], ["bob"], [BOB, "bob"], {}, None):
+_NO_CREATORS: tuple[Any, ...] = ("@a:d", [1], ["bob"], [BOB, "bob"], {}, None)
+for _value in _NO_CREATORS:
     _additional_creators(_value)
 
 
@@ -66,7 +68,7 @@ def _(version: str, broken: bool) -> Attempt:
     return _create(version, {"creator": ALICE})
 
 
-def _message(room: Room, *auth_events: Event, rejected: tuple[str, ...] = ()) -> Attempt:
+def _message(room: Room, *auth_events: Event, rejected: tuple[EventId, ...] = ()) -> Attempt:
     """A message of Alice's that names these auth events and, if needed, the create event."""
     create = [room.create] if room.version.create_in_auth_events else []
     return Attempt(room, room.make("m.room.message", ALICE, {}), [*create, *auth_events], rejected)
@@ -97,7 +99,7 @@ def _(version: str, broken: bool) -> Attempt:
 def _(version: str, broken: bool) -> Attempt:
     room = Room(version)
     alice = room.state["m.room.member", ALICE]
-    return _message(room, alice, rejected=(alice.event_id,) if broken else ("$another",))
+    return _message(room, alice, rejected=(alice.event_id,) if broken else (EventId("$another"),))
 
 
 @case("auth_events.create", last=11)
@@ -110,7 +112,7 @@ def _(version: str, broken: bool) -> Attempt:
 def _other_room(version: str) -> Room:
     other = Room(version, {"other": True})
     if not other.version.room_id_is_create_hash:
-        other.room_id = "!other:a.example"
+        other.room_id = RoomId("!other:a.example")
     return other
 
 

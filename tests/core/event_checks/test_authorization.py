@@ -19,7 +19,7 @@ from shared.core.event_checks import (
 )
 from shared.core.events import Event
 from shared.core.events.readers import power_levels_of
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, RoomId
 from tests.core.event_checks.signed import changed
 from tests.core.rooms import ALICE, BOB, CAROL, VERSIONS, Room, versions_where
 
@@ -29,7 +29,7 @@ def auth_events_rule(room: Room, number: str) -> str:
     return f"{3 if room.version.room_id_is_create_hash else 2}.{number} auth_events"
 
 
-def check_4(room: Room, event: Event, *, rejected: tuple[str, ...] = (), events: Any = None) -> Verdict:
+def check_4(room: Room, event: Event, *, rejected: tuple[EventId, ...] = (), events: Any = None) -> Verdict:
     known = room.events if events is None else events
     return check_auth_events_of(room.version, event, known, rejected=rejected, create=room.create)
 
@@ -113,7 +113,7 @@ def test_4_requires_the_create_event_by_version(name: str) -> None:
 def test_4_rejects_auth_events_of_another_room(name: str) -> None:
     room, other = joined_room(name), Room(name, {"other": 1})
     if not room.version.room_id_is_create_hash:
-        other.room_id = "!other:a.example"
+        other.room_id = RoomId("!other:a.example")
     stranger = other.make("m.room.member", BOB, {"membership": "join"}, BOB)
     event = room.make("m.room.message", BOB, {})
     create = [room.create] if room.version.create_in_auth_events else []

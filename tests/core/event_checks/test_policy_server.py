@@ -20,6 +20,7 @@ from shared.core.event_checks import (
 )
 from shared.core.events import parse_event
 from shared.core.events.signatures import sign_pdu
+from shared.core.identifiers import UserId
 from shared.core.signing import generate_signing_key
 from tests.core.event_checks.signed import KEYS
 from tests.core.rooms import ALICE, BOB, CAROL, DAVE, KEY, VERSIONS, Room
@@ -38,10 +39,12 @@ def test_policy_server_needs_a_joined_user(name: str) -> None:
     assert policy_server_of(None, [ALICE, CAROL]) is None
     assert policy_server_of(policy, [ALICE, BOB]) is None  # no user of that server is joined
     odd = ["c.example", "@c.example", "", "@x:C.example", "@x:c.example:1", "@c.example:a.example"]
-    assert policy_server_of(policy, odd) is None
+    assert policy_server_of(policy, map(UserId, odd)) is None
     with_port = room.make("m.room.policy", ALICE, {**GOOD, "via": "c.example:8448"}, "")
     assert policy_server_of(with_port, [CAROL]) is None
-    assert policy_server_of(with_port, ["@ps:c.example:8448"]) == PolicyServer("c.example:8448", POLICY.public_key)
+    assert policy_server_of(with_port, [UserId("@ps:c.example:8448")]) == PolicyServer(
+        "c.example:8448", POLICY.public_key
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,11 +66,11 @@ def test_policy_server_needs_a_joined_user(name: str) -> None:
 )
 def test_invalid_policy_names_no_server(content: dict[str, Any]) -> None:
     policy = Room("12").make("m.room.policy", ALICE, content, "")
-    assert policy_server_of(policy, [CAROL, "c.example"]) is None
+    assert policy_server_of(policy, [CAROL, UserId("c.example")]) is None
 
 
 def test_members_are_read_only_as_far_as_needed() -> None:
-    def members() -> Iterator[str]:
+    def members() -> Iterator[UserId]:
         yield from (ALICE, CAROL)
         raise AssertionError("iterated too far")
 

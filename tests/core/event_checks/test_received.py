@@ -22,6 +22,7 @@ from shared.core.event_checks import (
     required_signatures,
 )
 from shared.core.events import Event, parse_event, redact_pdu
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import generate_signing_key
 from tests.core import json_values
@@ -32,7 +33,7 @@ OTHER_KEY = generate_signing_key(b"o" * 32, "other")
 BOTH_KEYS = {**KEYS, ("a.example", OTHER_KEY.key_id): VerifyKey(OTHER_KEY.verify_key, valid_until_ts=LATER_MS)}
 
 
-def dropped(check: int, version: RoomVersion, raw: Any, keys: Any = KEYS, room_id: str | None = None) -> str:
+def dropped(check: int, version: RoomVersion, raw: Any, keys: Any = KEYS, room_id: RoomId | None = None) -> str:
     """Assert that this check drops the event, and return the reason."""
     verdict = check_received(version, raw, keys=keys, room_id=room_id)
     assert isinstance(verdict, Verdict)
@@ -67,7 +68,7 @@ def test_1_drops_malformed_events(name: str) -> None:
     assert dropped(1, version, b"{") and dropped(1, version, b"[]") and dropped(1, version, b"")
     assert dropped(1, version, {**event.pdu, "depth": -1}).startswith("depth")
     assert dropped(1, version, {**event.pdu, "content": {"body": "x" * 65536}}).startswith("event")
-    assert "another room" in dropped(1, version, event.encoded, room_id="!other:a.example")
+    assert "another room" in dropped(1, version, event.encoded, room_id=RoomId("!other:a.example"))
     assert isinstance(check_received(version, event, keys=KEYS, room_id=event.room_id), ReceivedEvent)
 
 
@@ -76,7 +77,8 @@ def test_1_limits_auth_events_and_prev_events(name: str) -> None:
     version, event = message(name)
     entry: Any = ["$x:a.example", {"sha256": ""}] if version.references_with_hashes else "$x:a.example"
     for field, limit in (("auth_events", 10), ("prev_events", 20)):
-        assert passed(version, changed(version, event, **{field: [entry] * limit}))
+        most: dict[str, Any] = {field: [entry] * limit}
+        assert passed(version, changed(version, event, **most))
         assert dropped(1, version, {**event.pdu, field: [entry] * (limit + 1)}).startswith(field)
 
 
@@ -310,7 +312,7 @@ _rooms = {name: Room(name) for name in VERSIONS}
 
 
 @given(st.sampled_from(VERSIONS), json_values.strict_objects, st.sampled_from([ALICE, BOB, CAROL]), st.booleans())
-def test_built_events_pass_checks_1_to_3(name: str, content: dict[str, Any], sender: str, state: bool) -> None:
+def test_built_events_pass_checks_1_to_3(name: str, content: dict[str, Any], sender: UserId, state: bool) -> None:
     room = _rooms[name]
     event = room.make("com.example.any", sender, content, "" if state else None)
     servers = [needed.server for needed in required_signatures(room.version, event)]

@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from shared.core.identifiers import RoomId
 from shared.core.push_rules import (
     DefaultChange,
     PushEvent,
@@ -14,7 +15,7 @@ from shared.core.push_rules import (
 )
 from tests.core.push_rules.levels import default_levels
 
-ROOMS = ("!a:x", "!b:x", "!B:x")
+ROOMS = (RoomId("!a:x"), RoomId("!b:x"), RoomId("!B:x"))
 USERS = ("@ann:x", "@Ann:x", "@ben:x", "@c*:x")
 _TEXT = st.text(alphabet="aAbß _-*?.\\é0", max_size=5)
 _WORDS = st.sampled_from(
@@ -121,7 +122,7 @@ readers = st.builds(
 
 
 @st.composite
-def events(draw: st.DrawFn, room_id: str | None = None) -> PushEvent:
+def events(draw: st.DrawFn, room_id: RoomId | None = None) -> PushEvent:
     content: dict[str, Any] = draw(
         st.fixed_dictionaries(
             {},

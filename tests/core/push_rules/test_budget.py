@@ -213,7 +213,12 @@ def test_shares_are_equal_and_bounded() -> None:
 def test_change_of_one_rule_compiles_one(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     present = compiled_rule.compile_rule
-    monkeypatch.setattr(compiled_rule, "compile_rule", lambda *args: compiled.append(args[1]) or present(*args))
+
+    def compile_noted(*args: Any) -> Any:
+        compiled.append(args[1])
+        return present(*args)
+
+    monkeypatch.setattr(compiled_rule, "compile_rule", compile_noted)
     rules = [UserRule(f"r{n}", _LOUD, conditions=_only(n)) for n in range(200)]
     before = user_rules(changes_to_json(NO_CHANGES.with_kind("override", rules)))
     assert len(compiled) == 200, "the default rules are compiled once for all users"

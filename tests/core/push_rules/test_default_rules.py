@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
+from shared.core.identifiers import UserId
 from shared.core.push_rules import ALL_OFF, NO_CHANGES, RuleSwitches, full_ruleset
 from tests.core.spec_vectors import VECTORS
 
 
 def _default_rules(switches: RuleSwitches = ALL_OFF) -> dict[str, Any]:
-    rules: dict[str, Any] = full_ruleset(NO_CHANGES, "@u:d", switches)["global"]
+    rules: dict[str, Any] = full_ruleset(NO_CHANGES, UserId("@u:d"), switches)["global"]
     return rules
 
 

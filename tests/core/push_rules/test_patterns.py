@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.globs import SearchedText, word_glob
+from shared.core.identifiers import RoomId, UserId
 from shared.core.property_path import split_path
 from shared.core.push_rules import PushEvent, Recipient, word_keys
 from shared.core.push_rules.conditions import compile_condition
@@ -17,9 +18,9 @@ _LEVELS = default_levels()
 
 
 def _matches(condition: dict[str, Any], content: Any, count: int = 1) -> bool:
-    event = PushEvent({"type": "m.x", "sender": "@a:b", "content": content}, "!r:b", count, _LEVELS)
+    event = PushEvent({"type": "m.x", "sender": "@a:b", "content": content}, RoomId("!r:b"), count, _LEVELS)
     test = compile_condition(condition)
-    return test is not None and test(event, Recipient("@me:x"))
+    return test is not None and test(event, Recipient(UserId("@me:x")))
 
 
 @pytest.mark.parametrize(
@@ -87,10 +88,10 @@ def test_room_member_count(is_: str, counts: Any) -> None:
 
 def test_server_only_keys_are_no_properties() -> None:
     event = {"type": "m.x", "sender": "@a:b", "content": {}, "origin": "b", "unsigned": {"age": 1}}
-    judged = PushEvent(event, "!r:b", 1, _LEVELS)
+    judged = PushEvent(event, RoomId("!r:b"), 1, _LEVELS)
     for key, matches in (("origin", False), ("unsigned.age", False), ("room_id", True), ("sender", True)):
         test = compile_condition({"kind": "event_match", "key": key, "pattern": "*"})
-        assert test is not None and test(judged, Recipient("@me:x")) is matches
+        assert test is not None and test(judged, Recipient(UserId("@me:x"))) is matches
 
 
 @pytest.mark.parametrize(

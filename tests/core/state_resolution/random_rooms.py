@@ -15,13 +15,15 @@ from shared.core.errors import AuthRuleViolation
 from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import ROOM_VERSIONS, RoomVersion
 from tests.core.state_resolution import oracle
 from tests.core.state_resolution.scenario import KEY, START_MS, Key, State, key_of
 
 #: Two users for each of two servers, so that one of them can authorise the other's restricted join.
-USERS = ("@alice:a.example", "@bob:b.example", "@carol:a.example", "@dave:b.example", "@eve:c.example")
+USERS = tuple(
+    map(UserId, ("@alice:a.example", "@bob:b.example", "@carol:a.example", "@dave:b.example", "@eve:c.example"))
+)
 ALICE = USERS[0]
 
 #: Each algorithm in a third of the cases. For v2, the versions whose rules differ in a way that matters to resolution.
@@ -124,7 +126,7 @@ class _Maker:
         if self.one_in(2):
             self._append("m.room.join_rules", ALICE, "", {"join_rule": self.pick(self._join_rules())})
 
-    def _append(self, event_type: str, sender: str, state_key: str, content: dict[str, Any]) -> None:
+    def _append(self, event_type: str, sender: UserId, state_key: str, content: dict[str, Any]) -> None:
         self._follow([self.room.places[-1]], event_type, sender, state_key, content)
 
     def _users(self, levels: dict[str, int]) -> dict[str, int]:
@@ -158,10 +160,10 @@ class _Maker:
                 tips[branch] = self.room.places[-1]
                 return
 
-    def _change(self, state: State) -> tuple[str, str, str, dict[str, Any]]:
+    def _change(self, state: State) -> tuple[str, UserId, str, dict[str, Any]]:
         """Draw (type, sender, state key, content) of a change that may well be allowed."""
         joined = [
-            key[1]
+            UserId(key[1])
             for key, event in state.items()
             if key[0] == "m.room.member" and event.content["membership"] == "join"
         ]
@@ -205,7 +207,7 @@ class _Maker:
         self,
         after: list[_Place],
         event_type: str,
-        sender: str,
+        sender: UserId,
         state_key: str,
         content: dict[str, Any],
     ) -> bool:
@@ -250,7 +252,7 @@ class _Maker:
     def _build(
         self,
         event_type: str,
-        sender: str,
+        sender: UserId,
         state_key: str,
         content: dict[str, Any],
         prev: list[Event],
@@ -259,7 +261,7 @@ class _Maker:
         hashes: dict[str, bytes] | None = None
         if self.version.references_with_hashes:
             hashes = {event.event_id: reference_hash(self.version, event.pdu) for event in [*prev, *auth]}
-        room_id: str | None = None if self.version.room_id_is_create_hash else "!room:a.example"
+        room_id: RoomId | None = None if self.version.room_id_is_create_hash else RoomId("!room:a.example")
         depth = max((event.depth for event in prev), default=0) + 1
         return build_event(
             self.version,

@@ -32,7 +32,7 @@ from shared.core.errors import AuthRuleViolation
 from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import ROOM_VERSIONS, RoomVersion
 from shared.core.signing import generate_signing_key, sign_json
 
@@ -155,8 +155,8 @@ def _beginnings() -> Mapping[str, list[dict[str, Any]]]:
     return _read(FOLDER / "rooms.yaml")
 
 
-def user_id(name: str) -> str:
-    return name if name.startswith("@") else f"@{name}:{name[0]}.example"
+def user_id(name: str) -> UserId:
+    return UserId(name if name.startswith("@") else f"@{name}:{name[0]}.example")
 
 
 def _add(room: BuiltRoom, spec: Mapping[str, Any], after: str | None, place: int) -> None:
@@ -197,7 +197,7 @@ def _build(room: BuiltRoom, spec: Mapping[str, Any], previous: Event | None, bef
         wanted = auth_types_for(version, type=event_type, sender=sender, state_key=state_key, content=content)
         auth = [before[key] for key in wanted if key in before]
     prev = [previous] if previous else []
-    own_room = f"!room:{sender.partition(':')[2]}" if not version.room_id_is_create_hash else None
+    own_room = RoomId(f"!room:{sender.partition(':')[2]}") if not version.room_id_is_create_hash else None
     return build_event(
         version,
         room_id=room.create.room_id if previous else own_room,

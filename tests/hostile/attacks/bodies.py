@@ -66,7 +66,7 @@ async def large_own_data(enemy: Enemy) -> None:
 async def questions_about_everybody(enemy: Enemy) -> None:
     """Device keys of 10,000 users at once, one-time keys of as many, and a message to all their devices."""
     users = [f"@nobody-{n}:localhost" for n in range(10_000)]
-    query = {"device_keys": {user: [] for user in users}}
+    query: dict[str, dict[str, list[str]]] = {"device_keys": {user: [] for user in users}}
     claim = {"one_time_keys": {user: {"D": "signed_curve25519"} for user in users}}
     to_all = {"messages": {user: {"*": {"a": 1}} for user in users}}
     calls = []

@@ -1,5 +1,6 @@
 """Attacks by push rules and ignore lists, which every message in a room is judged by."""
 
+from typing import Any
 from urllib.parse import quote
 
 from tests.hostile.enemy import Enemy, at_once, attack
@@ -58,7 +59,7 @@ async def rules_that_flip(enemy: Enemy) -> None:
     calls = []
     for number in range(40):
         path = _rule_path("override", 0) if number % 2 else "/pushrules/global/override/.m.rule.master/enabled"
-        body = {"conditions": [], "actions": []} if number % 2 else {"enabled": number % 4 == 0}
+        body: dict[str, Any] = {"conditions": [], "actions": []} if number % 2 else {"enabled": number % 4 == 0}
         calls.append(enemy.request("PUT", path, body, account=number % 4))
         calls.append(enemy.send(enemy.rooms[0], {"msgtype": "m.text", "body": "flip"}, account=number % 4))
     await at_once(calls)
@@ -67,7 +68,7 @@ async def rules_that_flip(enemy: Enemy) -> None:
 @attack
 async def long_ignore_lists(enemy: Enemy) -> None:
     """Lists of 30,000 ignored users, of as many as there may be, and of few users with long notes."""
-    lists = (
+    lists: tuple[dict[str, Any], ...] = (
         {f"@nobody-{number}:localhost": {} for number in range(28_000)},
         {f"@nobody-{number}-{enemy.unique()}:localhost": {} for number in range(2_000)},
         {f"@nobody-{number}:localhost": {"note": "x" * 25_000} for number in range(10)},

@@ -1,16 +1,17 @@
 """Steps for the group membership: join, invite, knock, leave, ban, forget."""
 
+from tests.fleet.people import Person
 from tests.spec_walk.walker import Walker
 
 
-def member_of(walk: Walker, reader: object, room_id: str, user_id: str) -> str:
+def member_of(walk: Walker, reader: Person, room_id: str, user_id: str) -> str:
     """Return the membership of a user from `/state`."""
     member = walk.ok(
         reader,
         "getRoomStateWithKey",
         roomId=room_id,
         eventType="m.room.member",
-        stateKey=user_id,  # type: ignore[arg-type]
+        stateKey=user_id,
     )
     membership: str = member["membership"]
     return membership

@@ -1,6 +1,7 @@
 """Steps for the groups account-data (with tags), profile, presence, directory, typing/receipts and push."""
 
 import time
+from typing import Any
 
 from tests.spec_walk.steps.reading import say
 from tests.spec_walk.walker import Walker
@@ -9,7 +10,7 @@ from tests.spec_walk.walker import Walker
 def account_data(walk: Walker) -> None:
     alice, bob = walk.person("alice"), walk.person("bob")
     room = walk.ok(alice, "createRoom", body={})["room_id"]
-    place = {"userId": alice.user_id, "type": "org.example.colour"}
+    place: dict[str, Any] = {"userId": alice.user_id, "type": "org.example.colour"}
     assert walk.ok(alice, "setAccountData", body={"colour": "amber"}, **place) == {}
     assert walk.ok(alice, "getAccountData", **place) == {"colour": "amber"}
     whole = walk.ok(alice, "sync")
@@ -20,7 +21,7 @@ def account_data(walk: Walker) -> None:
     walk.refused(alice, "setAccountData", 400, "M_BAD_JSON", body=["no object"], **place)
     for kind in ("m.fully_read", "m.push_rules"):
         walk.refused(alice, "setAccountData", 405, "M_BAD_JSON", body={}, **{**place, "type": kind})
-    here = {**place, "roomId": room}
+    here: dict[str, Any] = {**place, "roomId": room}
     assert walk.ok(alice, "setAccountDataPerRoom", body={"colour": "gold"}, **here) == {}
     assert walk.ok(alice, "getAccountDataPerRoom", **here) == {"colour": "gold"}
     walk.refused(alice, "getAccountDataPerRoom", 404, "M_NOT_FOUND", **{**here, "type": "org.example.nothing"})
@@ -34,7 +35,7 @@ def account_data(walk: Walker) -> None:
 def tags(walk: Walker) -> None:
     alice, bob = walk.person("alice"), walk.person("bob")
     room = walk.ok(alice, "createRoom", body={})["room_id"]
-    place = {"userId": alice.user_id, "roomId": room}
+    place: dict[str, Any] = {"userId": alice.user_id, "roomId": room}
     assert walk.ok(alice, "setRoomTag", tag="m.favourite", body={"order": 0.25}, **place) == {}
     walk.ok(alice, "setRoomTag", tag="u.bees", body={}, **place)
     assert walk.ok(alice, "getRoomTags", **place) == {"tags": {"m.favourite": {"order": 0.25}, "u.bees": {}}}
@@ -49,7 +50,7 @@ def tags(walk: Walker) -> None:
 def profiles(walk: Walker) -> None:
     alice, bob = walk.person("alice"), walk.person("bob")
     server = alice.user_id.partition(":")[2]
-    here = {"userId": alice.user_id}
+    here: dict[str, Any] = {"userId": alice.user_id}
     walk.ok(alice, "setProfileField", keyName="displayname", body={"displayname": "Alice B."}, **here)
     walk.ok(alice, "setProfileField", keyName="m.tz", body={"m.tz": "Europe/Zurich"}, **here)
     assert walk.ok(bob, "getProfileField", keyName="m.tz", **here) == {"m.tz": "Europe/Zurich"}
@@ -178,7 +179,7 @@ def typing_and_receipts(walk: Walker) -> None:
     assert seen["m.typing"] == {"user_ids": [bob.user_id]}
     assert list(seen["m.receipt"]) == [event] and bob.user_id in seen["m.receipt"][event]["m.read"]  # type: ignore[call-overload, index]
     walk.refused(alice, "setTyping", 403, "M_FORBIDDEN", roomId=room, userId=bob.user_id, body={"typing": True})
-    here = {"roomId": room, "eventId": event}
+    here: dict[str, Any] = {"roomId": room, "eventId": event}
     walk.refused(bob, "postReceipt", 400, "M_INVALID_PARAM", receiptType="m.nothing", body={}, **here)
     walk.refused(bob, "postReceipt", 400, "M_INVALID_PARAM", receiptType="m.read", body={"thread_id": ""}, **here)
     marks = {"m.fully_read": event, "m.read.private": event}
@@ -189,7 +190,7 @@ def typing_and_receipts(walk: Walker) -> None:
 
 def push_rules(walk: Walker) -> None:
     alice = walk.person("alice")
-    rule = {"kind": "content", "ruleId": "honey"}
+    rule: dict[str, Any] = {"kind": "content", "ruleId": "honey"}
     body = {"pattern": "honey", "actions": ["notify", {"set_tweak": "highlight"}]}
     assert walk.ok(alice, "setPushRule", body=body, **rule) == {}
     kept = walk.ok(alice, "getPushRule", **rule)

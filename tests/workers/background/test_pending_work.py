@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, MemberProfileChange
 from replication.calls.users import COPY_ROOM_SETTINGS, SettingsCopied
 from shared.core.errors import Unavailable
-from shared.core.identifiers import UserId
+from shared.core.identifiers import RoomId, UserId
 from shared.metrics.background import BackgroundMetrics
 from shared.storage.accounts.profiles import note_profile_change
 from shared.storage.engine.pool import Database, connector
@@ -40,7 +40,7 @@ async def test_settings_wait_for_the_tombstone(postgres: TestDatabase) -> None:
     try:
         owner: Any = _Owner()
         job = PendingWork(database, owner, BackgroundMetrics(CollectorRegistry()))
-        await remember_settings(database, "@a:b", "!old:b", "!new:b")
+        await remember_settings(database, UserId("@a:b"), RoomId("!old:b"), RoomId("!new:b"))
         await database.execute("INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1)")
         await database.execute("INSERT INTO memberships VALUES (1, '@a:b', 'join', 1, '@a:b', 1, 1, 1, true)")
         for _ in range(2):
@@ -52,7 +52,7 @@ async def test_settings_wait_for_the_tombstone(postgres: TestDatabase) -> None:
         await job.once()
         assert (owner.asked, await database.fetchval(_COUNT)) == (3, 0)
 
-        await remember_settings(database, "@a:b", "!old:b", "!new:b")
+        await remember_settings(database, UserId("@a:b"), RoomId("!old:b"), RoomId("!new:b"))
         owner.names_successor = False
         await database.execute("UPDATE settings_to_copy SET created_at = now() - interval '11 minutes'")
         await database.execute(_NOW)
@@ -132,7 +132,7 @@ async def test_piece_of_work_that_meets_a_bug_stops_no_other(postgres: TestDatab
         job = PendingWork(database, owner, BackgroundMetrics(registry))
         await database.execute("INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1)")
         for user in ("@bad:b", "@good:b"):
-            await remember_settings(database, UserId(user), "!old:b", "!new:b")
+            await remember_settings(database, UserId(user), RoomId("!old:b"), RoomId("!new:b"))
             await database.execute("INSERT INTO memberships VALUES (1, $1, 'join', 1, $1, 1, 1, 1, true)", user)
         await database.execute(_NOW)
         assert await job.once() == 1

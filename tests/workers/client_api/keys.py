@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from shared.core.identifiers import UserId
 from tests.rigs.client_api import User
 from tests.rigs.requests import Answer
 
 ALGORITHM = "signed_curve25519"
 
 
-def identity_keys(user_id: str, device_id: str, key: str = "key") -> dict[str, Any]:
+def identity_keys(user_id: UserId, device_id: str, key: str = "key") -> dict[str, Any]:
     return {
         "user_id": user_id,
         "device_id": device_id,

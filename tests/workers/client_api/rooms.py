@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from shared.core.events.relation import relation_of
+from shared.core.identifiers import EventId, RoomId, UserId
 from tests.rigs.client_api import ClientApi
 
 _CREATOR = "@maker:example.org"
@@ -17,12 +18,12 @@ _nids = itertools.count(1)
 @dataclass(frozen=True)
 class StoredRoom:
     worker: ClientApi
-    room_id: str
+    room_id: RoomId
     nid: int
 
     async def put_event(
         self,
-        event_id: str,
+        event_id: EventId,
         ordinal: int | None,
         content: Mapping[str, Any],
         type_: str = "m.room.message",
@@ -80,8 +81,8 @@ class StoredRoom:
 
 async def put_room(
     worker: ClientApi,
-    room_id: str,
-    members: Mapping[str, str],
+    room_id: RoomId,
+    members: Mapping[UserId, str],
     *,
     power_levels: Mapping[str, Any] | None = None,
     history_visibility: str = "shared",
@@ -96,7 +97,7 @@ async def put_room(
         "m.room.history_visibility": {"history_visibility": history_visibility},
     }
     for ordinal, (type_, content) in enumerate(state.items(), 1):
-        event_nid = await room.put_event(f"${type_}{room.nid}", ordinal, content, type_, "")
+        event_nid = await room.put_event(EventId(f"${type_}{room.nid}"), ordinal, content, type_, "")
         columns = {"room_nid": room.nid, "type": type_, "state_key": "", "event_nid": event_nid}
         await _insert(worker, "current_state", columns | {"writer": 1, "position": 1})
     for user_id, membership in members.items():

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shared.config.sections import Experimental
-from shared.core.identifiers import UserId
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
 from tests.rigs import client_api as rigs
@@ -30,14 +30,14 @@ class _Room:
     api: ClientApi
     bob: rigs.User
     alice: RoomUser
-    room_id: str
+    room_id: RoomId
 
-    async def say(self, text: str, **content: Any) -> str:
+    async def say(self, text: str, **content: Any) -> EventId:
         room, txn = quote(self.room_id, safe=""), quote(text)
         body = {"msgtype": "m.text", "body": text, **content}
         answer = await self.alice.call("PUT", f"/rooms/{room}/send/m.room.message/{txn}", body)
         assert answer.status == 200, answer.body
-        event_id: str = answer.json["event_id"]
+        event_id: EventId = answer.json["event_id"]
         return event_id
 
     async def unread(self) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from shared.config.sections import Rate
 from shared.core.errors import MatrixError, Unavailable
+from shared.core.identifiers import UserId
 from shared.core.rows import SessionRow
 from shared.operations import authenticate
 from shared.operations.authenticate import TokenAuthenticator
@@ -82,8 +83,8 @@ async def test_concurrent_requests_share_one_lookup() -> None:
 async def test_logout_during_a_lookup_ends_the_token() -> None:
     """A look-up that read the token before the log-out must not fill the cache after it."""
     for row in (
-        SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"),
-        SessionRow(position=0, writer=0, user_id="@a:b", device_id=None),
+        SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="D"),
+        SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id=None),
     ):
         database = _Database()
         database.go.clear()
@@ -105,13 +106,13 @@ async def test_logout_evicts_only_its_own_device() -> None:
     await authenticator.authenticate("t", _REQUEST)
     authenticator.apply_sessions(
         [
-            SessionRow(position=0, writer=0, user_id="@a:b", device_id="OTHER"),
-            SessionRow(position=0, writer=0, user_id="@x:y", device_id=None),
+            SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="OTHER"),
+            SessionRow(position=0, writer=0, user_id=UserId("@x:y"), device_id=None),
         ]
     )
     await authenticator.authenticate("t", _REQUEST)
     assert database.lookups == 1
-    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id="D")])
+    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="D")])
     await authenticator.authenticate("t", _REQUEST)
     assert database.lookups == 2
 
@@ -132,7 +133,7 @@ async def test_cache_stays_within_its_budget() -> None:
     for number in range(100):
         await authenticator.authenticate(f"t{number}", _REQUEST)
     assert 5 <= await cached() <= 12
-    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id=None)])
+    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id=None)])
     assert await cached() == 0
 
 
@@ -177,7 +178,7 @@ async def test_ended_token_is_refused_within_a_second_without_the_bus(monkeypatc
             await authenticator.authenticate("t", _REQUEST)
         assert database.lookups == 1
         database.ended = True
-        log.rows.append(SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"))
+        log.rows.append(SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="D"))
         await asyncio.sleep(0.05)
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
@@ -214,7 +215,7 @@ async def test_request_does_not_share_a_lookup_from_before_a_logout() -> None:
     early = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
     await asyncio.sleep(0.01)
     database.ended = True
-    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id="D")])
+    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="D")])
     late = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
     await asyncio.sleep(0.01)
     database.go.set()
@@ -240,14 +241,14 @@ async def test_long_poll_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) ->
         held = asyncio.ensure_future(wait())
         await asyncio.sleep(0.02)
         log.rows += [
-            SessionRow(position=0, writer=0, user_id="@a:b", device_id="OTHER"),
-            SessionRow(position=0, writer=0, user_id="@x:y", device_id=None),
+            SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="OTHER"),
+            SessionRow(position=0, writer=0, user_id=UserId("@x:y"), device_id=None),
             # all sessions except this one, as after a password change
-            SessionRow(position=0, writer=0, user_id="@a:b", device_id=None),
+            SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id=None),
         ]
         await asyncio.sleep(0.05)
         assert not held.done()
-        log.rows.append(SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"))
+        log.rows.append(SessionRow(position=0, writer=0, user_id=UserId("@a:b"), device_id="D"))
         database.ended = True
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             async with asyncio.timeout(1):

@@ -143,6 +143,7 @@ async def test_tombstone_from_another_server_names_the_successor(postgres: TestD
         )
         user, path = f"/user/{alice.quoted}", f"/_skep/users/{alice.quoted}/room_settings"
         await alice.call("PUT", f"{user}/rooms/!old:b/tags/u.x", {})
-        for new, tags in (("!false:b", {}), ("!new:b", {"u.x": {}})):
+        copied: tuple[tuple[str, dict[str, Any]], ...] = (("!false:b", {}), ("!new:b", {"u.x": {}}))
+        for new, tags in copied:
             assert (await internal(worker, path, {"old_room_id": "!old:b", "new_room_id": new})).status == 200
             assert (await alice.call("GET", f"{user}/rooms/{new}/tags")).json["tags"] == tags

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from replication.streams import DEVICE_LISTS, ONE_TIME_KEYS
+from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.vector import Vector, format_vector
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import User, client_api, password_login
@@ -29,7 +30,12 @@ async def test_uploaded_device_keys_are_returned_and_announced(postgres: TestDat
         keys = identity_keys(alice.user_id, alice.device_id)
         first = await upload(alice, device_keys={**keys, "unsigned": {"x": 1}}, one_time_keys=one_time_keys("a", "b"))
         assert first.json == {"one_time_key_counts": {ALGORITHM: 2}}
-        wanted = {alice.user_id: [], bob.user_id: [], "@nobody:example.org": [], "@far:away.example:8448": []}
+        wanted: dict[str, list[str]] = {
+            alice.user_id: [],
+            bob.user_id: [],
+            "@nobody:example.org": [],
+            "@far:away.example:8448": [],
+        }
         found = (await bob.call("POST", "/keys/query", {"device_keys": wanted, "timeout": 10})).json
         shown = {**keys, "unsigned": {"device_display_name": "a phone"}}
         assert found["device_keys"] == {alice.user_id: {alice.device_id: shown}, bob.user_id: {}}
@@ -149,7 +155,7 @@ async def test_deleted_device_loses_its_keys_and_messages(postgres: TestDatabase
         for device in (alice, second):
             await upload_identity(device)
             await upload(device, one_time_keys=one_time_keys("a"), fallback_keys={"x:y": "plain"})
-            messages = {alice.user_id: {device.device_id: {}}}
+            messages: dict[str, Any] = {alice.user_id: {device.device_id: {}}}
             await bob.call("PUT", f"/sendToDevice/m.x/{device.device_id}", {"messages": messages})
         before = len(worker.bus.rows(DEVICE_LISTS))
         assert (await alice.call("DELETE", "/devices/SECOND", {"auth": password_login("alice")})).status == 200
@@ -165,7 +171,7 @@ async def test_deleted_device_loses_its_keys_and_messages(postgres: TestDatabase
             assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
 
 
-def _hostile_uploads(user_id: str, device_id: str) -> list[tuple[dict[str, Any], str]]:
+def _hostile_uploads(user_id: UserId, device_id: str) -> list[tuple[dict[str, Any], str]]:
     keys = identity_keys(user_id, device_id)
     without_own = {**keys, "keys": {"ed25519:OTHER": "k"}}
     return [
@@ -232,7 +238,7 @@ async def _changes(user: Any, since: str, to: str | None = None) -> Any:
 async def test_keys_changes_lists_users_in_shared_rooms(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob, carol = [await worker.register(name) for name in ("alice", "bob", "carol")]
-        await put_room(worker, "!r:example.org", {alice.user_id: "join", bob.user_id: "join"})
+        await put_room(worker, RoomId("!r:example.org"), {alice.user_id: "join", bob.user_id: "join"})
         lease = worker.foundation.lease
         await worker.sql("SELECT setval('stream_events', 1)")
 
@@ -262,6 +268,6 @@ async def test_keys_changes_lists_users_in_shared_rooms(postgres: TestDatabase) 
 async def test_query_or_claim_for_too_many_users_is_refused(postgres: TestDatabase, where: str) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
-        users = {f"@{n}:x.y": [] if where == "query" else {} for n in range(10_001)}
+        users: dict[str, Any] = {f"@{n}:x.y": [] if where == "query" else {} for n in range(10_001)}
         body = {"device_keys" if where == "query" else "one_time_keys": users}
         assert (await alice.call("POST", f"/keys/{where}", body)).errcode == "M_INVALID_PARAM"

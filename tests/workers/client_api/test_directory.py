@@ -1,18 +1,19 @@
 """Aliases and joined rooms."""
 
+from shared.core.identifiers import RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import client_api
 from tests.workers.client_api.rooms import put_room
 
-_ROOM = "!room:example.org"
+_ROOM = RoomId("!room:example.org")
 
 
 async def test_aliases_are_created_resolved_listed_and_deleted(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
-        members = {alice.user_id: "join", bob.user_id: "join", "@x:other.org:8448": "join"}
+        members = {alice.user_id: "join", bob.user_id: "join", UserId("@x:other.org:8448"): "join"}
         await put_room(worker, _ROOM, members, power_levels={"users": {bob.user_id: 50}})
-        await put_room(worker, "!open:example.org", {}, history_visibility="world_readable")
+        await put_room(worker, RoomId("!open:example.org"), {}, history_visibility="world_readable")
         path = "/directory/room/%23tea%20time:example.org"
         assert (await worker.call("GET", path)).errcode == "M_NOT_FOUND"
         assert (await alice.call("PUT", path, {"room_id": _ROOM})).json == {}
@@ -92,6 +93,6 @@ async def test_joined_rooms_lists_only_joined_rooms(postgres: TestDatabase) -> N
         alice = await worker.register("alice")
         assert (await alice.call("GET", "/joined_rooms")).json == {"joined_rooms": []}
         for name, membership in (("a", "join"), ("b", "leave"), ("c", "invite"), ("d", "join")):
-            await put_room(worker, f"!{name}:example.org", {alice.user_id: membership})
+            await put_room(worker, RoomId(f"!{name}:example.org"), {alice.user_id: membership})
         rooms = (await alice.call("GET", "/joined_rooms")).json["joined_rooms"]
         assert rooms == ["!a:example.org", "!d:example.org"]

@@ -8,6 +8,7 @@ import orjson
 from replication.calls.presence import REPORT_PRESENCE
 from replication.streams import PRESENCE
 from shared.config.sections import Presence
+from shared.core.identifiers import RoomId
 from shared.core.presence import IDLE_AFTER_MS, LAPSES_AFTER_MS
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
@@ -17,7 +18,7 @@ from tests.spec_answers import check_answer
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.presence import MAX_STATUS_CHARS
 
-_ROOM = "!room:example.org"
+_ROOM = RoomId("!room:example.org")
 _PATH = "/presence/{userId}/status"
 
 

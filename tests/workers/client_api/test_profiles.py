@@ -4,6 +4,7 @@ import asyncio
 
 from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId
 from shared.runtime.tasks import TaskGroup
 from shared.storage.accounts.profiles import note_profile_change
 from tests.fix_servers import TestDatabase
@@ -83,10 +84,10 @@ class _Rooms:
 async def test_profile_change_reaches_all_joined_rooms(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
-        rooms = [f"!{n}:example.org" for n in range(20)]
+        rooms = [RoomId(f"!{n}:example.org") for n in range(20)]
         for room in rooms:
             await put_room(worker, room, {alice.user_id: "join"})
-        await put_room(worker, "!left:example.org", {alice.user_id: "leave"})
+        await put_room(worker, RoomId("!left:example.org"), {alice.user_id: "leave"})
         owners, tasks = _Rooms(), TaskGroup()
         sender = MemberProfileSender(worker.foundation.database, owners.set_member_profile, tasks)
         await asyncio.gather(*(sender.profile_changed(alice.user_id) for _ in range(5)))
@@ -101,7 +102,7 @@ async def test_profile_change_is_a_row_until_all_rooms_have_it(postgres: TestDat
     """A background worker finishes a change if a room cannot be reached or this process dies."""
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
-        await put_room(worker, "!a:example.org", {alice.user_id: "join"})
+        await put_room(worker, RoomId("!a:example.org"), {alice.user_id: "join"})
         path = f"/profile/{alice.quoted}"
         for field, body, number in (
             ("displayname", {"displayname": "Alice"}, 0),
@@ -127,7 +128,7 @@ async def test_profile_change_is_a_row_until_all_rooms_have_it(postgres: TestDat
         await sender.profile_changed(alice.user_id)
         assert not await worker.sql("SELECT 1 FROM profile_changes")
         # A change that is made while another one reaches the rooms keeps its row.
-        await put_room(worker, "!b:example.org", {alice.user_id: "join"})
+        await put_room(worker, RoomId("!b:example.org"), {alice.user_id: "join"})
         await sender.profile_changed(alice.user_id)
         assert len(await worker.sql("SELECT 1 FROM profile_changes")) == 1
         await tasks.close()

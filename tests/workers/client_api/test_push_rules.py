@@ -9,6 +9,7 @@ import pytest
 from replication.calls.applied_rows import RoomOwners
 from replication.streams import PUSH_RULES
 from shared.config.sections import Experimental, Limits
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import ALL_OFF
 from shared.core.push_rules.validation import MAX_RULES
 from shared.storage.push.rules import get_push_rules
@@ -19,7 +20,7 @@ from tests.spec_answers import check_answer
 from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 
 _GLOBAL = "/pushrules/global"
-_ROOM, _SENDER = "!room:example.org", "@loud:example.org"
+_ROOM, _SENDER = RoomId("!room:example.org"), "@loud:example.org"
 _MATCH = {"kind": "event_match", "key": "type", "pattern": "m.*"}
 
 
@@ -41,7 +42,7 @@ async def test_rules_of_every_kind_are_created_and_deleted(postgres: TestDatabas
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         path = f"{_GLOBAL}/{{kind}}/{{ruleId}}"
-        made = {
+        made: dict[tuple[str, str], dict[str, Any]] = {
             ("override", "mine"): {"conditions": [_MATCH]},
             ("content", "honey"): {"pattern": "honey*"},
             ("room", _ROOM): {},
@@ -189,8 +190,8 @@ async def test_unknown_rules_are_not_found(postgres: TestDatabase) -> None:
                 missing = await alice.call(method, base + path, body)
                 assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
         assert (await alice.call("DELETE", f"{_GLOBAL}/override/.m.rule.master")).errcode == "M_NOT_FOUND"
-        for body, errcode in (({}, "M_MISSING_PARAM"), ({"enabled": 1}, "M_INVALID_PARAM")):
-            refused = await alice.call("PUT", f"{_GLOBAL}/override/.m.rule.master/enabled", body)
+        for wrong, errcode in (({}, "M_MISSING_PARAM"), ({"enabled": 1}, "M_INVALID_PARAM")):
+            refused = await alice.call("PUT", f"{_GLOBAL}/override/.m.rule.master/enabled", wrong)
             assert refused.errcode == errcode
 
 
@@ -227,7 +228,8 @@ async def test_ignored_users_are_stored_with_the_rules(postgres: TestDatabase) -
         record = await get_push_rules(worker.foundation.database, alice.user_id)
         assert (record.ignored, b"@loud" in record.rules) == (("@a:b", "@c:d"), True)
         assert [row.ignored for row in worker.bus.rows(PUSH_RULES)] == [("@a:b", "@c:d")] * 2
-        for odd in ({}, {"ignored_users": []}):
+        lists: tuple[Any, ...] = ({}, {"ignored_users": []})
+        for odd in lists:
             assert (await alice.call("PUT", path, odd)).json == {}
             record = await get_push_rules(worker.foundation.database, alice.user_id)
             assert (record.ignored, b"@loud" in record.rules) == ((), True)
@@ -244,9 +246,10 @@ async def test_number_of_ignored_users_is_limited(postgres: TestDatabase) -> Non
     async with client_api(postgres.dsn, config) as worker:
         alice = await worker.register("alice")
         path = f"/user/{alice.quoted}/account_data/m.ignored_user_list"
-        listed = {"ignored_users": {f"@u{number}:x": {} for number in range(3)}}
+        listed: dict[str, dict[str, Any]] = {"ignored_users": {f"@u{number}:x": {} for number in range(3)}}
         assert (await alice.call("PUT", path, listed)).status == 200
-        for more in ({"@u3:x": {}}, {"nobody": {}}, {"@u2:x": {"note": "x" * 300_000}}):
+        too_much: tuple[dict[str, Any], ...] = ({"@u3:x": {}}, {"nobody": {}}, {"@u2:x": {"note": "x" * 300_000}})
+        for more in too_much:
             refused = await alice.call("PUT", path, {"ignored_users": listed["ignored_users"] | more})
             assert (refused.status, refused.errcode) == (413, "M_TOO_LARGE")
         assert (await alice.call("GET", path)).json == listed
@@ -297,7 +300,7 @@ async def test_room_rules_are_copied_to_a_new_room(postgres: TestDatabase) -> No
         await _put(alice, "override", "other", conditions=[in_room, _MATCH])
         await _put(alice, "room", _ROOM)
         await _put(alice, "content", _ROOM, pattern="x")
-        rules = await _copy(worker, alice.user_id, "!new:example.org")
+        rules = await _copy(worker, alice.user_id, RoomId("!new:example.org"))
         assert [rule["rule_id"] for rule in rules["override"] if not rule["default"]] == [
             "other",
             "other !new:example.org",
@@ -307,11 +310,11 @@ async def test_room_rules_are_copied_to_a_new_room(postgres: TestDatabase) -> No
         assert rules["override"][4]["conditions"] == [in_room | {"pattern": "!new:example.org"}]
         assert [rule["rule_id"] for rule in rules["room"]] == [_ROOM, "!new:example.org"]
         assert len(rules["content"]) == 1
-        assert await _copy(worker, alice.user_id, "!new:example.org") == rules
+        assert await _copy(worker, alice.user_id, RoomId("!new:example.org")) == rules
         assert (await worker.sql("SELECT rooms FROM push_rules"))[0]["rooms"] == ["!new:example.org", _ROOM]
 
 
-async def _copy(worker: ClientApi, user_id: str, room_id: str) -> Any:
+async def _copy(worker: ClientApi, user_id: UserId, room_id: RoomId) -> Any:
     parts = worker.foundation
     owners = RoomOwners(parts.slots, parts.internal_client)
     rules = PushRulesWriter(parts.database, parts.writer, parts.announcer, owners, ALL_OFF)

@@ -59,7 +59,7 @@ async def test_account_data_is_limited_per_user(postgres: TestDatabase) -> None:
         room = f"/user/{alice.quoted}/rooms/!r:example.org"
         assert _is_refused(await alice.call("PUT", f"{room}/account_data/m.x", {"text": "x" * 2000}))
         assert _is_refused(await alice.call("PUT", f"{room}/tags/u.work", {"order": 1, "text": "x" * 2000}))
-        ignored = {f"@user{number:060}:example.org": {} for number in range(20)}
+        ignored: dict[str, Any] = {f"@user{number:060}:example.org": {} for number in range(20)}
         path = _DATA.format(alice.quoted, "m.ignored_user_list")
         assert _is_refused(await alice.call("PUT", path, {"ignored_users": ignored}))
         assert (await alice.call("PUT", path, {"ignored_users": {"@u:example.org": {}}})).status == 200
@@ -262,7 +262,7 @@ async def test_bytes_that_a_user_sends_to_devices_are_limited(postgres: TestData
 async def test_aliases_are_limited_per_user(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn, _config(aliases=2)) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
-        room = await put_room(worker, "!r:example.org", dict.fromkeys((alice.user_id, bob.user_id), "join"))
+        room = await put_room(worker, RoomId("!r:example.org"), dict.fromkeys((alice.user_id, bob.user_id), "join"))
 
         async def create(user: User, name: str) -> Answer:
             return await user.call("PUT", f"/directory/room/%23{name}:example.org", {"room_id": room.room_id})
@@ -291,7 +291,7 @@ def _delayed(number: int, user: str, size: int) -> DelayedEvent:
 
 async def test_delayed_events_are_limited_by_bytes(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
-        await put_room(worker, "!r:example.org", {})
+        await put_room(worker, RoomId("!r:example.org"), {})
         database = worker.foundation.database
 
         async def schedule(number: int, user: str = "@a:x") -> str | None:
@@ -319,7 +319,7 @@ async def test_data_of_deleted_rooms_is_not_counted_any_more(postgres: TestDatab
         room = f"/user/{alice.quoted}/rooms/!r:example.org/account_data/m.x"
         assert (await alice.call("PUT", room, {"text": "x" * 8000})).status == 200
         assert _is_refused(await _put(alice, "m.y", "x" * 4000))
-        nid = (await put_room(worker, "!r:example.org", {})).nid
+        nid = (await put_room(worker, RoomId("!r:example.org"), {})).nid
         await worker.sql("UPDATE rooms SET deleted_id = room_id WHERE room_nid = $1", nid)
         statement = ALL_STATEMENTS["delete_room_account_data"]
         await worker.foundation.writer.write(statement, RowsOfRoom(room_nid=nid, rows=100))

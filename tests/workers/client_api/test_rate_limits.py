@@ -10,6 +10,7 @@ import pytest
 
 from shared.config.sections import Rate, RateLimits
 from shared.core.errors import MatrixError, RemoteServerError
+from shared.core.identifiers import UserId
 from shared.http.client import HttpResponse
 from shared.http.endpoint import RateLimit
 from shared.http.internal_calls import InternalClient
@@ -18,7 +19,7 @@ from shared.operations.rate_limits import FleetRateLimiter, TakeRequest
 from tests.rigs.clock import MockClock
 from tests.rigs.worker import NO_LIMITS
 
-_USER = Requester("@alice:example.org", "D", b"")
+_USER = Requester(UserId("@alice:example.org"), "D", b"")
 _LIMITS = RateLimits(**{**dict.fromkeys(NO_LIMITS.__dataclass_fields__), "message": Rate(2, 30)})
 
 

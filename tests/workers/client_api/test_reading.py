@@ -3,26 +3,27 @@
 import asyncio
 
 from replication.streams import RECEIPTS, TYPING
+from shared.core.identifiers import EventId, RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import ClientApi, client_api
 from tests.workers.client_api.rooms import put_room
 
-_ROOM = "!room:example.org"
-_OTHER = "!other:example.org"
+_ROOM = RoomId("!room:example.org")
+_OTHER = RoomId("!other:example.org")
 
 
-async def _room_with_thread(worker: ClientApi, member: str) -> None:
-    room = await put_room(worker, _ROOM, {member: "join", "@gone:example.org": "leave"})
+async def _room_with_thread(worker: ClientApi, member: UserId) -> None:
+    room = await put_room(worker, _ROOM, {member: "join", UserId("@gone:example.org"): "leave"})
     other = await put_room(worker, _OTHER, {member: "join"})
-    await other.put_event("$elsewhere", 10, {})
-    await room.put_event("$root", 10, {})
+    await other.put_event(EventId("$elsewhere"), 10, {})
+    await room.put_event(EventId("$root"), 10, {})
     in_thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
-    await room.put_event("$reply", 11, in_thread)
+    await room.put_event(EventId("$reply"), 11, in_thread)
     reaction = {"m.relates_to": {"rel_type": "m.annotation", "event_id": "$reply", "key": "+"}}
-    await room.put_event("$reaction", 12, reaction, "m.reaction")
-    await room.put_event("$last", 13, {})
-    await room.put_event("$old", None, {}, anchor=12)
-    await room.put_event("$rejected", None, {}, status=2)
+    await room.put_event(EventId("$reaction"), 12, reaction, "m.reaction")
+    await room.put_event(EventId("$last"), 13, {})
+    await room.put_event(EventId("$old"), None, {}, anchor=12)
+    await room.put_event(EventId("$rejected"), None, {}, status=2)
 
 
 async def test_receipts_only_move_forward(postgres: TestDatabase) -> None:
@@ -82,7 +83,7 @@ async def test_receipt_for_an_invisible_event_is_refused(postgres: TestDatabase)
             (16, "m.room.member", alice.user_id, {"membership": "join", "displayname": "A"}),
         )
         for ordinal, kind, key, content in states[1:]:
-            await room.put_event(f"$s{ordinal}", ordinal, content, kind, key)
+            await room.put_event(EventId(f"$s{ordinal}"), ordinal, content, kind, key)
         for ordinal, kind, key, _ in states:
             await worker.sql(
                 "INSERT INTO state_changes SELECT $1, $2, $3, $4, event_nid, NULL, 1, 1 FROM events"
@@ -93,9 +94,9 @@ async def test_receipt_for_an_invisible_event_is_refused(postgres: TestDatabase)
                 ordinal,
             )
         await worker.sql("UPDATE memberships SET ordinal = 16 WHERE room_nid = $1", room.nid)
-        await room.put_event("$gap", None, {}, anchor=11)
+        await room.put_event(EventId("$gap"), None, {}, anchor=11)
         for ordinal in (9, 11, 13, 15, 17):
-            await room.put_event(f"$m{ordinal}", ordinal, {})
+            await room.put_event(EventId(f"$m{ordinal}"), ordinal, {})
         base = f"/rooms/{_ROOM}/receipt/m.read"
         statuses = {}
         for event in ("m9", "s10", "gap", "m11", "s12", "m13", "s14", "m15", "s16", "m17"):

@@ -1,10 +1,11 @@
 """Reports, and the rooms that two users share."""
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import client_api
 from tests.workers.client_api.rooms import put_room
 
-_ROOM = "!room:example.org"
+_ROOM = RoomId("!room:example.org")
 
 
 async def test_reports_are_stored_and_reveal_nothing(postgres: TestDatabase) -> None:

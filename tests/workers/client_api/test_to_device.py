@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from replication.streams import TO_DEVICE
+from shared.core.identifiers import UserId
 from shared.storage.fleet.leases import fence
 from shared.storage.streams.ends import get_stored_positions
 from tests.fix_servers import TestDatabase
@@ -14,7 +15,7 @@ async def _send(user: User, txn: str, messages: Any, kind: str = "m.x") -> Any:
     return await user.call("PUT", f"/sendToDevice/{kind}/{txn}", {"messages": messages})
 
 
-async def _inbox(worker: ClientApi, user_id: str) -> list[tuple[str, str]]:
+async def _inbox(worker: ClientApi, user_id: UserId) -> list[tuple[str, str]]:
     rows = await worker.sql(
         "SELECT device_id, convert_from(content, 'UTF8') AS content FROM to_device_messages WHERE user_id = $1"
         " ORDER BY position",
@@ -79,7 +80,7 @@ async def test_transaction_id_ends_with_its_device(postgres: TestDatabase) -> No
     """A log-in after a log-out creates a new device, even with the same id. A log-in to a live device continues it."""
     async with client_api(postgres.dsn) as worker:
         _, bob = await worker.register("alice"), await worker.register("bob")
-        to_bob = {bob.user_id: {"*": {}}}
+        to_bob: dict[str, Any] = {bob.user_id: {"*": {}}}
 
         for count in (1, 2):
             tablet = await worker.log_in("alice", "TABLET")

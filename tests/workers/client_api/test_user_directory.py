@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from shared.config.sections import UserDirectory
+from shared.core.identifiers import UserId
 from shared.core.search.directory_words import directory_words, term_words, user_id_prefix
 from shared.storage.search.user_directory import fill_directory
 from tests.fix_servers import TestDatabase
@@ -69,7 +70,7 @@ def _rooms(user: Person) -> RoomUser:
     ],
 )
 def test_search_term_matches_words_by_prefix(term: str, names: str, matches: bool) -> None:
-    known, wanted = directory_words("@id.with:example.org", names), term_words(term)
+    known, wanted = directory_words(UserId("@id.with:example.org"), names), term_words(term)
     assert wanted and all(any(word.startswith(each) for word in known) for each in wanted) is matches
 
 
@@ -77,7 +78,7 @@ def test_search_words_are_alphanumeric_and_limited() -> None:
     for term in ("", " ", "!&|()':*", "\x00", "\ud800", "@:", "' | 'a"):
         assert all(word.isalnum() for word in term_words(term))
     assert user_id_prefix("@A:B") == "@a:b" and user_id_prefix("@a\x00:b") is None and user_id_prefix("a:b") is None
-    assert len(directory_words("@x:y", " ".join(map(str, range(1000))))) <= 40
+    assert len(directory_words(UserId("@x:y"), " ".join(map(str, range(1000))))) <= 40
     assert len(term_words(" ".join(map(str, range(1000))))) <= 8
 
 

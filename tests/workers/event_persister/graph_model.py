@@ -11,7 +11,7 @@ from shared.core.errors import AuthRuleViolation
 from shared.core.event_auth import auth_types_for, check_auth, check_auth_events
 from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import generate_signing_key
 from shared.core.state_resolution import resolve
@@ -35,20 +35,20 @@ class Graph:
     def __init__(self, version: RoomVersion, create: Event) -> None:
         self.version = version
         self.create = create
-        self.events: dict[str, Event] = {create.event_id: create}
+        self.events: dict[EventId, Event] = {create.event_id: create}
         self.before: dict[str, State] = {create.event_id: {}}
         self.outcome: dict[str, str] = {create.event_id: "accepted"}
-        self.extremities: set[str] = {create.event_id}
+        self.extremities: set[EventId] = {create.event_id}
         self.current: State = {("m.room.create", ""): create.event_id}
         self._local = 0
 
-    def after(self, event_id: str) -> State:
+    def after(self, event_id: EventId) -> State:
         event, state = self.events[event_id], self.before[event_id]
         if event.state_key is None or self.outcome[event_id] == "rejected":
             return state
         return {**state, (event.type, event.state_key): event.event_id}
 
-    def resolved(self, event_ids: Sequence[str]) -> State:
+    def resolved(self, event_ids: Sequence[EventId]) -> State:
         states = [self.after(event_id) for event_id in event_ids]
         return resolve(
             self.version,
@@ -92,13 +92,13 @@ class Graph:
 
     def make(
         self,
-        previous: Sequence[str],
-        sender: str,
+        previous: Sequence[EventId],
+        sender: UserId,
         event_type: str,
         content: Mapping[str, Any],
         state_key: str | None = None,
         *,
-        redacts: str | None = None,
+        redacts: EventId | None = None,
         auth_in: State | None = None,
     ) -> Event:
         """Return another server's event that follows `previous`. auth_in: the state that provides its auth events."""
@@ -129,7 +129,7 @@ class Graph:
 class RandomEvents:
     """Makes random events of other servers' users. Most are allowed somewhere in the graph."""
 
-    def __init__(self, graph: Graph, rng: random.Random, users: Sequence[str], locals_: Sequence[str]) -> None:
+    def __init__(self, graph: Graph, rng: random.Random, users: Sequence[UserId], locals_: Sequence[UserId]) -> None:
         self._graph = graph
         self._rng = rng
         self._users = users
@@ -146,7 +146,7 @@ class RandomEvents:
         auth_in = graph.current if rng.random() < 0.1 else None
         return graph.make(previous, sender, event_type, content, state_key, auth_in=auth_in)
 
-    def _what(self, sender: str) -> tuple[str, dict[str, Any], str | None]:
+    def _what(self, sender: UserId) -> tuple[str, dict[str, Any], str | None]:
         rng = self._rng
         kind = rng.random()
         if kind < 0.25:

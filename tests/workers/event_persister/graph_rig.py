@@ -8,17 +8,18 @@ from urllib.parse import quote
 import orjson
 
 from shared.core.events import Event, build_event, parse_event
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import get_room_version
 from shared.operations.check_rooms import check_room
 from tests.rigs.persister import Persister
 from tests.rigs.worker import SERVER
 from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, Key
 
-BOB, CAROL, DAVE = "@bob:b.example", "@carol:c.example", "@dave:b.example"
+BOB, CAROL, DAVE = UserId("@bob:b.example"), UserId("@carol:c.example"), UserId("@dave:b.example")
 STATUS = ["accepted", "soft_failed", "rejected", "outlier"]
 
 
-async def begin(persister: Persister, version_name: str) -> tuple[str, Graph, Any]:
+async def begin(persister: Persister, version_name: str) -> tuple[RoomId, Graph, Any]:
     """Make a public room of Alice's with generous power levels; return its id, its model and Alice."""
     alice = persister.user("alice")
     users = {} if version_name == "12" else {alice.user_id: 100}
@@ -34,7 +35,7 @@ async def begin(persister: Persister, version_name: str) -> tuple[str, Graph, An
     return room_id, graph, alice
 
 
-async def follow(persister: Persister, room_id: str, graph: Graph) -> None:
+async def follow(persister: Persister, room_id: RoomId, graph: Graph) -> None:
     """Add the persister's own events to the model."""
     for row in await persister.timeline(room_id):
         if row["ordinal"] is not None and row["event_id"] not in graph.events:
@@ -73,7 +74,8 @@ async def deliver_pdus(persister: Persister, room_id: str, pdus: Sequence[Any]) 
             sent.append({**one, "state_before": states[ids]})
         else:
             sent.append(one)
-    return results | (await receive(persister, room_id, sent))["results"]
+    results |= (await receive(persister, room_id, sent))["results"]
+    return results
 
 
 async def receive(persister: Persister, room_id: str, pdus: Sequence[Any], **options: Any) -> dict[str, Any]:
@@ -115,7 +117,7 @@ async def arrive_as_stored(persister: Persister, room_id: str, graph: Graph) -> 
             graph.arrive(parse_event(graph.version, json))
 
 
-async def check_stored(persister: Persister, room_id: str, *, but: Sequence[str] = ()) -> None:
+async def check_stored(persister: Persister, room_id: RoomId, *, but: Sequence[str] = ()) -> None:
     """Check that `skep check rooms` finds no fault, except of the kinds in `but`."""
     findings = await check_room(persister.foundation.database, room_id, server_name=SERVER)
     found = [
@@ -158,7 +160,7 @@ async def state_before(persister: Persister, row: Any, keys: dict[int, Key]) -> 
     return state
 
 
-async def compare(persister: Persister, room_id: str, graph: Graph) -> None:
+async def compare(persister: Persister, room_id: RoomId, graph: Graph) -> None:
     """Check that the stored room equals the model."""
     rows = await persister.timeline(room_id)
     nids = {row["event_id"]: row["event_nid"] for row in rows}
@@ -200,7 +202,7 @@ async def tied_together(persister: Persister, room_id: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def unstorable(persister: Persister, graph: Graph, *previous: str) -> Event:
+async def unstorable(persister: Persister, graph: Graph, *previous: EventId) -> Event:
     """Return an event with the id of an event in another room. In versions 1 and 2 the server chooses event ids."""
     other_room = await persister.user("alice").create_room(room_version="1")
     stolen = (await persister.timeline(other_room))[-1]["event_id"]

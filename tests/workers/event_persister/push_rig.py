@@ -8,6 +8,7 @@ from typing import Any
 from replication.streams import PUSH_RULES
 from shared.core.events import Event, parse_event
 from shared.core.events.readers import power_levels_of
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import (
     ALL_OFF,
     DEFAULT_GROUP,
@@ -33,16 +34,16 @@ def keyword(word: str) -> RuleChanges:
     return NO_CHANGES.with_kind("content", [UserRule("k", [NOTIFY, HIGHLIGHT], pattern=word)])
 
 
-def mentions_only(room_id: str) -> RuleChanges:
+def mentions_only(room_id: RoomId) -> RuleChanges:
     return NO_CHANGES.with_kind("room", [UserRule(room_id, [])])
 
 
-def muted(room_id: str) -> RuleChanges:
+def muted(room_id: RoomId) -> RuleChanges:
     condition = {"kind": "event_match", "key": "room_id", "pattern": room_id}
     return NO_CHANGES.with_kind("override", [UserRule(room_id, [], conditions=[condition])])
 
 
-def of_sender(user_id: str, actions: Sequence[Any] = ()) -> RuleChanges:
+def of_sender(user_id: UserId, actions: Sequence[Any] = ()) -> RuleChanges:
     return NO_CHANGES.with_kind("sender", [UserRule(user_id, list(actions))])
 
 
@@ -52,7 +53,7 @@ def own_name() -> RuleChanges:
 
 
 async def set_rules(
-    persister: Persister, user_id: str, changes: RuleChanges = NO_CHANGES, ignored: Sequence[str] = ()
+    persister: Persister, user_id: UserId, changes: RuleChanges = NO_CHANGES, ignored: Sequence[UserId] = ()
 ) -> None:
     """Set a user's push rules, and make the persister read them."""
     everywhere, rooms = affected_rooms(changes, ALL_OFF)
@@ -111,7 +112,7 @@ class Model:
             invited = event.type == "m.room.member" and event.state_key == user and self.members[user][0] == "invite"
             if user in joined or invited:
                 changes, ignored = self.rules.get(user, (NO_CHANGES, frozenset()))
-                outcome = UserRules(changes, ALL_OFF).evaluate(judged, Recipient(user, self.members[user][1]))
+                outcome = UserRules(changes, ALL_OFF).evaluate(judged, Recipient(UserId(user), self.members[user][1]))
                 counts[user] = (0, 0) if event.sender in ignored else (outcome.notifies, outcome.highlights)
         self.counted[ordinal] = (thread, counts)
         if redacts and event.redacts in self.ordinals:
@@ -121,7 +122,7 @@ class Model:
         relation = event.content.get("m.relates_to")
         if event.state_key is not None or not isinstance(relation, dict):
             return ""
-        kind, target = relation.get("rel_type"), relation.get("event_id")
+        kind, target = relation.get("rel_type"), str(relation.get("event_id"))
         if not kind:
             return ""
         return target if kind == "m.thread" else self.threads.get(target, "")
@@ -139,7 +140,7 @@ class Stored:
         self.own: dict[tuple[str, str], int] = {}
 
     @classmethod
-    async def read(cls, persister: Persister, room_id: str) -> "Stored":
+    async def read(cls, persister: Persister, room_id: RoomId) -> "Stored":
         stored = cls()
         database = persister.foundation.database
         async with database.snapshot() as snapshot:
@@ -192,7 +193,7 @@ class Stored:
         return counts[0] + own[0], counts[1] + own[1]
 
 
-async def check(persister: Persister, room_id: str, model: Model) -> Stored:
+async def check(persister: Persister, room_id: RoomId, model: Model) -> Stored:
     """Check that the stored counts of each event and member equal the model's."""
     stored = await Stored.read(persister, room_id)
     assert [row["ordinal"] for row in stored.rows] == list(model.counted)
@@ -219,7 +220,7 @@ async def check(persister: Persister, room_id: str, model: Model) -> Stored:
     return stored
 
 
-async def take_timeline(persister: Persister, room_id: str, model: Model) -> None:
+async def take_timeline(persister: Persister, room_id: RoomId, model: Model) -> None:
     """Add new events of the timeline to the model, evaluated with its current rules."""
     version = get_room_version(model.version_name)
     for row in await persister.timeline(room_id):
@@ -228,7 +229,7 @@ async def take_timeline(persister: Persister, room_id: str, model: Model) -> Non
             model.take(parse_event(version, row["json"]), row["ordinal"], redacts=redacts)
 
 
-def check_announced(persister: Persister, stored: Stored, room_id: str) -> None:
+def check_announced(persister: Persister, stored: Stored, room_id: RoomId) -> None:
     """Check that the announced rows equal those that readers find in the database."""
     by_position = {row["position"]: row for row in stored.rows}
     announced = [row for row in persister.bus.rows() if row.room_id == room_id]

@@ -1,5 +1,7 @@
 """Stores the made-up rooms of the load scenarios in a real database."""
 
+from typing import Any
+
 import asyncpg
 
 from load.state_resolution import MadeUpRoom
@@ -35,7 +37,7 @@ async def store_room(
         "redacted_by",
         "json",
     )
-    records = [
+    records: list[tuple[Any, ...]] = [
         (
             room_nid,
             nids[event.event_id],

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shared.core.events import parse_event
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import get_room_version
 from shared.storage.events.batch import EventBatch
 from tests.fix_servers import TestDatabase
@@ -30,7 +31,7 @@ POISON = """
 """
 
 
-async def _check_chain(persister: Persister, room_id: str) -> list[str]:
+async def _check_chain(persister: Persister, room_id: RoomId) -> list[str]:
     """Check that events follow one another with dense ordinals; return the texts of messages."""
     rows = await persister.timeline(room_id)
     assert [row["ordinal"] for row in rows] == list(range(1, len(rows) + 1))
@@ -142,7 +143,7 @@ async def test_events_built_on_a_failed_event_are_authorized_again(postgres: Tes
         alice, bob = persister.user("alice"), persister.user("bob")
         await persister.foundation.database.execute(POISON)
 
-        async def promote_and_use(note: str) -> tuple[str, list[int]]:
+        async def promote_and_use(note: str) -> tuple[RoomId, list[int]]:
             """Bob's topic needs the power level from Alice's event, which is not stored yet."""
             room_id = await alice.create_room(preset="public_chat")
             await bob.act(room_id, "join")
@@ -253,7 +254,7 @@ async def test_nul_in_events_is_stored_and_read_back(postgres: TestDatabase) -> 
             again = await same.call("PUT", f"/rooms/{room_id}/state/my%00type/k%00%1aey", {"x": "\x00"})
             assert again.event_id == answer.event_id
             assert (await same.call("PUT", "/rooms/!a%00b:example.org/send/m/1", {})).status == 400
-            assert (await same.redact(room_id, "$a\x00b")).status == 404
+            assert (await same.redact(room_id, EventId("$a\x00b"))).status == 404
 
 
 async def test_send_completes_when_its_client_disconnects(postgres: TestDatabase) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from shared.core.identifiers import RoomId
 from shared.core.slots import slot_of
 from shared.storage.engine.number_blocks import NumberBlock
 from tests.fix_servers import TestDatabase
@@ -13,7 +14,7 @@ from tests.rigs.worker import SERVER
 from workers.event_persister.loading.push_rules import PushRules
 
 
-async def _order(persister: Any, room_id: str) -> list[str]:
+async def _order(persister: Any, room_id: RoomId) -> list[str]:
     return [row["type"].removeprefix("m.room.") for row in await persister.timeline(room_id)]
 
 
@@ -219,9 +220,9 @@ async def test_canonical_alias_in_initial_state_must_point_to_the_room(postgres_
             state = [{"type": "m.room.canonical_alias", "content": content}]
             answer = await alice.call("POST", "/createRoom", {"initial_state": state, "room_alias_name": "own"})
             assert (answer.status, answer.errcode) == (400, errcode), content
-        named = {"alias": f"#own:{SERVER}", "alt_aliases": [f"#own:{SERVER}"]}
-        state = [{"type": "m.room.canonical_alias", "content": named}]
-        room_id = await alice.create_room(initial_state=state, room_alias_name="own")
+        named: dict[str, Any] = {"alias": f"#own:{SERVER}", "alt_aliases": [f"#own:{SERVER}"]}
+        first = [{"type": "m.room.canonical_alias", "content": named}]
+        room_id = await alice.create_room(initial_state=first, room_alias_name="own")
         assert await persister.content(room_id, "m.room.canonical_alias") == named
         assert (await _order(persister, room_id)).count("canonical_alias") == 1
 

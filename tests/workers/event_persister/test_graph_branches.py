@@ -6,6 +6,7 @@ import time
 import pytest
 
 from shared.core.events import Event
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
 from tests.workers.event_persister.graph_model import Graph
@@ -25,7 +26,7 @@ from tests.workers.event_persister.graph_rig import (
 from workers.event_persister.graph.dummy_events import MAX_EXTREMITIES
 
 
-async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str, Graph, User, Event]:
+async def with_bob(persister: Persister, version_name: str = "10") -> tuple[RoomId, Graph, User, Event]:
     room_id, graph, alice = await begin(persister, version_name)
     bob = graph.make(sorted(graph.extremities), BOB, "m.room.member", {"membership": "join"}, BOB)
     graph.arrive(bob)
@@ -33,7 +34,7 @@ async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str,
     return room_id, graph, alice, bob
 
 
-async def snapshot_rows(persister: Persister, room_id: str) -> list[tuple[int, int, int]]:
+async def snapshot_rows(persister: Persister, room_id: RoomId) -> list[tuple[int, int, int]]:
     """Return (steps, entries, events that use it) of each snapshot."""
     rows = await persister.sql(
         """SELECT s.steps, cardinality(s.added) + cardinality(s.removed),
@@ -111,7 +112,7 @@ async def test_branch_from_an_old_event_takes_little_space(postgres_module: Test
 
 async def many_extremities(
     persister: Persister, count: int, version_name: str = "10"
-) -> tuple[str, Graph, User, list[Event]]:
+) -> tuple[RoomId, Graph, User, list[Event]]:
     room_id, graph, alice, bob = await with_bob(persister, version_name)
     forks = [
         graph.make([bob.event_id], BOB, "m.room.message", {"n": n}, auth_in=graph.after(bob.event_id))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shared.core.errors import EventFormatError
 from shared.core.events import Event, build_event, parse_event
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import RoomVersion
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
@@ -37,7 +38,7 @@ from tests.workers.event_persister.graph_rig import (
 from workers.event_persister.graph.resolver import Resolver
 
 
-async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str, Graph, User, Event]:
+async def with_bob(persister: Persister, version_name: str = "10") -> tuple[RoomId, Graph, User, Event]:
     room_id, graph, alice = await begin(persister, version_name)
     bob = graph.make(sorted(graph.extremities), BOB, "m.room.member", {"membership": "join"}, BOB)
     graph.arrive(bob)
@@ -50,7 +51,7 @@ async def row_of(persister: Persister, event_id: str) -> Any:
     return row
 
 
-def redaction(graph: Graph, target: str, *previous: str, sender: str = BOB, auth_in: Any = None) -> Event:
+def redaction(graph: Graph, target: EventId, *previous: EventId, sender: UserId = BOB, auth_in: Any = None) -> Event:
     content = {"redacts": target} if graph.version.redacts_in_content else {}
     redacts = None if graph.version.redacts_in_content else target
     return graph.make(
@@ -93,7 +94,7 @@ async def test_unauthorized_early_redaction_is_skipped(postgres_module: TestData
         room_id, graph, _, bob = await with_bob(persister)
         carol = graph.make([bob.event_id], CAROL, "m.room.member", {"membership": "join"}, CAROL)
         graph.arrive(carol)
-        mallory = "@mallory:m.example"
+        mallory = UserId("@mallory:m.example")
         joined = graph.make([carol.event_id], mallory, "m.room.member", {"membership": "join"}, mallory)
         graph.arrive(joined)
         said = graph.make([joined.event_id], CAROL, "m.room.message", {"body": "hi"})
@@ -190,7 +191,7 @@ async def test_events_that_form_a_cycle_are_dropped(postgres_module: TestDatabas
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister, "1")
 
-        def odd(name: str, previous: list[str], auth: list[str]) -> Event:
+        def odd(name: str, previous: list[EventId], auth: list[EventId]) -> Event:
             hashes = dict.fromkeys([*previous, *auth], b"h" * 32)
             return build_event(
                 graph.version,
@@ -211,12 +212,12 @@ async def test_events_that_form_a_cycle_are_dropped(postgres_module: TestDatabas
 
         create, at = graph.create.event_id, bob.event_id
         events = [
-            odd("a", ["$b:b.example"], [create]),
-            odd("b", ["$a:b.example"], [create]),
-            odd("c", [at], [create, "$d:b.example"]),
-            odd("d", [at], [create, "$c:b.example"]),
-            odd("e", ["$e:b.example"], [create]),
-            odd("f", ["$a:b.example"], [create]),
+            odd("a", [EventId("$b:b.example")], [create]),
+            odd("b", [EventId("$a:b.example")], [create]),
+            odd("c", [at], [create, EventId("$d:b.example")]),
+            odd("d", [at], [create, EventId("$c:b.example")]),
+            odd("e", [EventId("$e:b.example")], [create]),
+            odd("f", [EventId("$a:b.example")], [create]),
         ]
         assert set(outcomes(await deliver(persister, room_id, events)).values()) == {"dropped"}
         fine = graph.make([at], BOB, "m.room.message", {"body": "fine"})
@@ -337,10 +338,12 @@ async def test_malformed_delivery_is_refused(postgres_module: TestDatabase) -> N
     async with event_persister(postgres_module.dsn) as persister:
         room_id, _, _, bob = await with_bob(persister)
         path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
-        for body in ([], {}, {"pdus": 1}, {"pdus": [1]}, {"pdus": [{"pdu": {}, "anchor": "x"}]}):
+        bodies: tuple[Any, ...] = ([], {}, {"pdus": 1}, {"pdus": [1]}, {"pdus": [{"pdu": {}, "anchor": "x"}]})
+        for body in bodies:
             assert (await persister.internal("POST", path, body)).status == 400
         assert (await persister.internal("POST", path, {"pdus": [pdu(bob)] * 201})).status == 413
-        for odd in (1, None, [], "x", {}, {"type": "m.room.message"}):
+        pdus: tuple[Any, ...] = (1, None, [], "x", {}, {"type": "m.room.message"})
+        for odd in pdus:
             malformed = {"pdus": [{"event_id": "$x", "pdu": odd}]}
             assert (await persister.internal("POST", path, malformed)).status == 400
         states = [pdu(bob, state_before=number) for number in range(11)]

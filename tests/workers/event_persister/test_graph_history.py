@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shared.core.events import Event
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.removal.purge import purge_batches, start_purge
 from shared.storage.removal.purge_statements import RETIRED
 from tests.fix_servers import TestDatabase
@@ -30,19 +31,19 @@ from tests.workers.event_persister.graph_rig import (
 VERSIONS = ["1", "6", "11", "12"]
 
 
-async def row_of(persister: Persister, event_id: str) -> Any:
+async def row_of(persister: Persister, event_id: EventId) -> Any:
     [row] = await persister.sql("SELECT * FROM events WHERE event_id = $1", event_id)
     return row
 
 
-async def gaps_of(persister: Persister, room_id: str) -> dict[int, set[str]]:
+async def gaps_of(persister: Persister, room_id: RoomId) -> dict[int, set[str]]:
     rows = await persister.sql(
         "SELECT anchor, missing FROM gaps JOIN rooms USING (room_nid) WHERE room_id = $1", room_id
     )
     return {row["anchor"]: set(row["missing"]) for row in rows}
 
 
-async def extremities_of(persister: Persister, room_id: str) -> set[str]:
+async def extremities_of(persister: Persister, room_id: RoomId) -> set[str]:
     rows = await persister.sql(
         """SELECT e.event_id FROM forward_extremities f JOIN rooms r USING (room_nid)
            JOIN events e ON e.room_nid = f.room_nid AND e.event_nid = ANY(f.event_nids) WHERE r.room_id = $1""",
@@ -51,7 +52,7 @@ async def extremities_of(persister: Persister, room_id: str) -> set[str]:
     return {row["event_id"] for row in rows}
 
 
-def join(graph: Graph, user_id: str, *previous: str, **content: Any) -> Event:
+def join(graph: Graph, user_id: UserId, *previous: EventId, **content: Any) -> Event:
     return graph.make(
         previous or sorted(graph.extremities), user_id, "m.room.member", {"membership": "join", **content}, user_id
     )
@@ -61,7 +62,7 @@ def auth_closure(graph: Graph, state: State) -> list[Event]:
     """Return the state's events and their auth chains, each event after its auth events."""
     found: dict[str, Event] = {}
 
-    def visit(event_id: str) -> None:
+    def visit(event_id: EventId) -> None:
         if event_id not in found:
             for named in graph.events[event_id].auth_event_ids:
                 visit(named)
@@ -75,7 +76,7 @@ def auth_closure(graph: Graph, state: State) -> list[Event]:
 class Elsewhere:
     """The events at another server while we receive nothing. They are added to the model and delivered later."""
 
-    def __init__(self, graph: Graph, seed: int, locals_: Sequence[str], count: int) -> None:
+    def __init__(self, graph: Graph, seed: int, locals_: Sequence[UserId], count: int) -> None:
         self.shadow = graph
         maker = RandomEvents(graph, random.Random(seed), [BOB, CAROL, DAVE], locals_)
         self.missed: list[Event] = []
@@ -94,7 +95,7 @@ class Elsewhere:
 
 async def missed_history(
     persister: Persister, version_name: str, seed: int, count: int
-) -> tuple[str, Graph, Elsewhere, dict[str, str]]:
+) -> tuple[RoomId, Graph, Elsewhere, dict[str, str]]:
     """Deliver a live event whose predecessors are missing, with the state before it from another server."""
     room_id, graph, alice = await begin(persister, version_name)
     for event in (join(graph, BOB), join(graph, CAROL)):
@@ -123,7 +124,7 @@ def newest_first(events: Sequence[Event], size: int) -> list[list[Event]]:
 
 
 async def compare_history(
-    persister: Persister, room_id: str, graph: Graph, missed: Sequence[Event], *, with_states: bool
+    persister: Persister, room_id: RoomId, graph: Graph, missed: Sequence[Event], *, with_states: bool
 ) -> None:
     rows = {row["event_id"]: row for row in await persister.timeline(room_id)}
     keys = {r["event_nid"]: (r["type"], r["state_key"]) for r in rows.values() if r["state_key"] is not None}
@@ -191,7 +192,7 @@ async def fill_gap(persister: Persister, version_name: str, size: int, seed: int
     await compare_history(persister, room_id, graph, elsewhere.missed, with_states=True)
 
 
-async def bring(persister: Persister, room_id: str, graph: Graph, state: State) -> None:
+async def bring(persister: Persister, room_id: RoomId, graph: Graph, state: State) -> None:
     known = {row["event_id"] for row in await persister.timeline(room_id)}
     events = [event for event in auth_closure(graph, state) if event.event_id not in known]
     if events:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from shared.core.event_auth import auth_types_for
 from shared.core.events import Event, build_event
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
 from shared.storage.events.commit import commit_events
 from tests.fix_servers import TestDatabase
@@ -21,7 +22,7 @@ MAX_PAUSE_S = 0.05
 LONG_STEPS = 5
 
 
-async def fill(persister: Persister, room_id: str, graph: Graph, users: Sequence[str]) -> Event:
+async def fill(persister: Persister, room_id: RoomId, graph: Graph, users: Sequence[UserId]) -> Event:
     """Store a join of each user, each following the one before; return the last."""
     [row] = await persister.sql(
         """SELECT r.room_nid, e.event_nid, e.event_id, e.ordinal, e.depth FROM rooms r JOIN events e USING (room_nid)
@@ -78,7 +79,7 @@ async def fill(persister: Persister, room_id: str, graph: Graph, users: Sequence
     return event
 
 
-def member(graph: Graph, sender: str, previous: str, auth: list[str], depth: int, membership: str) -> Event:
+def member(graph: Graph, sender: UserId, previous: EventId, auth: list[EventId], depth: int, membership: str) -> Event:
     return build_event(
         graph.version,
         room_id=graph.create.room_id,
@@ -95,7 +96,7 @@ def member(graph: Graph, sender: str, previous: str, auth: list[str], depth: int
     )
 
 
-async def send_all_the_time(alice: User, room_id: str, done: asyncio.Event) -> list[float]:
+async def send_all_the_time(alice: User, room_id: RoomId, done: asyncio.Event) -> list[float]:
     took: list[float] = []
     loop = asyncio.get_running_loop()
     while not done.is_set():
@@ -114,7 +115,7 @@ async def test_fork_with_twenty_thousand_conflicts_does_not_block_the_loop(postg
         bob = graph.make(sorted(graph.extremities), BOB, "m.room.member", {"membership": "join"}, BOB)
         graph.arrive(bob)
         await deliver(persister, room_id, [bob])
-        users = [f"@u{n}:b.example" for n in range(MEMBERS)]
+        users = [UserId(f"@u{n}:b.example") for n in range(MEMBERS)]
         last = await fill(persister, room_id, graph, users)
         assert (await alice.send(small_room, "warm")).status == 200
         gc.freeze()  # the collector would walk through all that the tests have in memory

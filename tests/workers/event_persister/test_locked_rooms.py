@@ -9,6 +9,7 @@ import asyncpg
 import orjson
 import pytest
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
 from tests.rigs.requests import Answer
@@ -35,7 +36,7 @@ async def held(postgres: TestDatabase, lock: str, *args: object) -> AsyncIterato
         await conn.close()
 
 
-async def _talk(user: User, room_id: str, until: asyncio.Event, seconds: list[float]) -> int:
+async def _talk(user: User, room_id: RoomId, until: asyncio.Event, seconds: list[float]) -> int:
     """Send one message after another; return how many were refused."""
     refused = 0
     while not until.is_set():
@@ -46,7 +47,7 @@ async def _talk(user: User, room_id: str, until: asyncio.Event, seconds: list[fl
     return refused
 
 
-async def _talk_for(alice: User, rooms: list[str], duration_s: float) -> list[float]:
+async def _talk_for(alice: User, rooms: list[RoomId], duration_s: float) -> list[float]:
     until, seconds = asyncio.Event(), list[float]()
     talks = [asyncio.create_task(_talk(alice, room_id, until, seconds)) for room_id in rooms]
     await asyncio.sleep(duration_s)
@@ -55,7 +56,7 @@ async def _talk_for(alice: User, rooms: list[str], duration_s: float) -> list[fl
     return seconds
 
 
-async def _texts(persister: Persister, room_id: str) -> list[str]:
+async def _texts(persister: Persister, room_id: RoomId) -> list[str]:
     rows = await persister.timeline(room_id)
     assert [row["ordinal"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["position"] for row in rows] == sorted(row["position"] for row in rows)
@@ -76,7 +77,7 @@ def _count(persister: Persister, name: str) -> float:
     return persister.foundation.registry.get_sample_value(name) or 0.0
 
 
-async def _sent_in_order(alice: User, room_id: str, first: int, count: int) -> list["asyncio.Task[Answer]"]:
+async def _sent_in_order(alice: User, room_id: RoomId, first: int, count: int) -> list["asyncio.Task[Answer]"]:
     tasks = []
     for number in range(first, first + count):
         tasks.append(asyncio.create_task(alice.send(room_id, f"m{number}", f"locked{number}")))

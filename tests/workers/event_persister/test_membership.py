@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
 from tests.rigs.worker import SERVER
@@ -16,7 +17,7 @@ from workers.event_persister.room_writer import RoomWriter
 JOINED, LEFT = "join", "leave"
 
 
-async def _membership(persister: Persister, room_id: str, user_id: str) -> str | None:
+async def _membership(persister: Persister, room_id: RoomId, user_id: UserId) -> str | None:
     rows = await persister.sql(
         "SELECT m.membership, m.forgotten, m.is_local FROM memberships m JOIN rooms r USING (room_nid)"
         " WHERE r.room_id = $1 AND m.user_id = $2",
@@ -98,14 +99,14 @@ async def test_forgetting_a_room(postgres_module: TestDatabase) -> None:
         await alice.act(room_id, "unban", {"user_id": bob.user_id})
         await bob.act(room_id, "join")
         assert not await forgotten()
-        assert (await bob.act("!nowhere:example.org", "forget")).status == 404
+        assert (await bob.act(RoomId("!nowhere:example.org"), "forget")).status == 404
 
 
 async def test_member_events_carry_the_profile(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("shown_alice"), persister.user("shown_bob")
 
-        async def show(user_id: str, **fields: str) -> None:
+        async def show(user_id: UserId, **fields: str) -> None:
             await persister.sql("DELETE FROM profiles WHERE user_id = $1", user_id)
             for name, value in fields.items():
                 await persister.sql("INSERT INTO profiles VALUES ($1, $2, $3)", user_id, name, orjson.dumps(value))

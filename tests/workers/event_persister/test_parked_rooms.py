@@ -6,6 +6,7 @@ import pytest
 
 from shared.config.sections import Caches
 from shared.core.events import Event
+from shared.core.identifiers import RoomId
 from shared.storage.rooms.parked import count_parked_rooms, get_parked_rooms, release_room
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
@@ -35,7 +36,7 @@ class Refusals:
         monkeypatch.setattr(Resolver, "resolve", refuse)
 
 
-async def forked(persister: Persister) -> tuple[str, User, list[Event]]:
+async def forked(persister: Persister) -> tuple[RoomId, User, list[Event]]:
     """Return a room with Bob in it, and two of his topics on branches."""
     room_id, graph, alice = await begin(persister, "10")
     bob = graph.make(sorted(graph.extremities), BOB, "m.room.member", {"membership": "join"}, BOB)

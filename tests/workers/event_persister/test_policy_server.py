@@ -15,6 +15,7 @@ from shared.core.errors import MatrixError, RemoteServerError
 from shared.core.event_checks import POLICY_KEY_ID
 from shared.core.events import parse_event
 from shared.core.events.signatures import sign_pdu
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import get_room_version
 from shared.core.signing import generate_signing_key
 from tests.fix_servers import TestDatabase
@@ -90,7 +91,7 @@ class SmallPolicyServer:
 @asynccontextmanager
 async def policed(
     monkeypatch: pytest.MonkeyPatch, dsn: str, name: str = "b.example"
-) -> AsyncIterator[tuple[Persister, SmallPolicyServer, str, Graph, User]]:
+) -> AsyncIterator[tuple[Persister, SmallPolicyServer, RoomId, Graph, User]]:
     """Make a room with Bob's server as its policy server. Bob is a member."""
     policy = SmallPolicyServer(name)
     server = await asyncio.start_server(policy.serve, "127.0.0.1", 0)
@@ -108,7 +109,7 @@ async def policed(
         server.close()
 
 
-async def stored_event(persister: Persister, event_id: str) -> Any:
+async def stored_event(persister: Persister, event_id: EventId) -> Any:
     rows = await persister.sql("SELECT * FROM events WHERE event_id = $1", event_id)
     return rows[0] if rows else None
 

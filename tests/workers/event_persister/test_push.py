@@ -8,13 +8,15 @@ import asyncio
 import gc
 import random
 from collections.abc import Mapping
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 
 from replication.streams import PUSH_RULES
 from shared.config.sections import PushRules as PushRulesConfig
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.push_rules import (
     DEFAULT_GROUP,
     NO_CHANGES,
@@ -53,7 +55,7 @@ from tests.workers.event_persister.test_graph import random_room
 _TXN = (f"push{n}" for n in range(10**6))
 
 
-async def send(user: User, room_id: str, content: Mapping[str, Any], event_type: str = "m.room.message") -> str:
+async def send(user: User, room_id: RoomId, content: Mapping[str, Any], event_type: str = "m.room.message") -> EventId:
     path = f"/rooms/{quote(room_id, safe='')}/send/{event_type}/{next(_TXN)}"
     return (await user.call("PUT", path, content)).event_id
 
@@ -66,14 +68,14 @@ def mention(*users: User, **more: Any) -> dict[str, Any]:
     return {"m.mentions": {"user_ids": [user.user_id for user in users], **more}}
 
 
-def related(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
+def related(rel_type: str, event_id: EventId, **more: Any) -> dict[str, Any]:
     return {"m.relates_to": {"rel_type": rel_type, "event_id": event_id, **more}}
 
 
 class Room:
     """Alice's room with Bob and Carol. `model` has the rules set with `rules`."""
 
-    def __init__(self, persister: Persister, room_id: str) -> None:
+    def __init__(self, persister: Persister, room_id: RoomId) -> None:
         self.persister = persister
         self.room_id = room_id
         self.model = Model("11")
@@ -89,12 +91,12 @@ class Room:
         await take_timeline(persister, room.room_id, room.model)
         return room
 
-    async def rules(self, user: User, changes: RuleChanges = NO_CHANGES, ignored: tuple[str, ...] = ()) -> None:
+    async def rules(self, user: User, changes: RuleChanges = NO_CHANGES, ignored: tuple[UserId, ...] = ()) -> None:
         await take_timeline(self.persister, self.room_id, self.model)
         await set_rules(self.persister, user.user_id, changes, ignored)
         self.model.rules[user.user_id] = (changes, frozenset(ignored))
 
-    async def say(self, user: User, body: str = "hello", **more: Any) -> str:
+    async def say(self, user: User, body: str = "hello", **more: Any) -> EventId:
         return await send(user, self.room_id, text(body, **more))
 
     async def checked(self) -> Stored:
@@ -203,7 +205,7 @@ async def test_thread_is_found_over_three_relations(postgres_module: TestDatabas
         other = await room.say(bob, "about the edit", **related("m.reference", edit))
         await send(alice, room.room_id, related("m.annotation", other, key="x"), "m.reaction")
         await send(alice, room.room_id, related("m.annotation", root, key="x"), "m.reaction")
-        await room.say(alice, "of nothing", **related("m.reference", "$nothing"))
+        await room.say(alice, "of nothing", **related("m.reference", EventId("$nothing")))
         stored = await room.checked()
         assert [row["thread_id"] for row in stored.rows[-7:]] == ["", root, root, root, root, "", ""]
     async with event_persister(postgres_module.dsn) as persister:
@@ -306,13 +308,13 @@ async def test_rebuilt_event_counts_once(postgres: TestDatabase) -> None:
         assert (room.last(room.bob), room.last(room.dan)) == ((1, 1), (1, 1))
 
 
-def _changes(chance: random.Random, room_id: str, users: list[User]) -> RuleChanges:
+def _changes(chance: random.Random, room_id: RoomId, users: list[User]) -> RuleChanges:
     possible = [
         NO_CHANGES,
         NO_CHANGES,
         muted(room_id),
         mentions_only(room_id),
-        muted("!another:x"),
+        muted(RoomId("!another:x")),
         own_name(),
         keyword(chance.choice(["bee", "hive", "honey"])),
         of_sender(chance.choice(users).user_id),
@@ -328,7 +330,7 @@ def _changes(chance: random.Random, room_id: str, users: list[User]) -> RuleChan
     return changes
 
 
-async def _act(chance: random.Random, room: Room, users: list[User], sent: list[str]) -> None:
+async def _act(chance: random.Random, room: Room, users: list[User], sent: list[EventId]) -> None:
     user, other = chance.sample(users, 2)
     roll = chance.random()
     body = " ".join(chance.choices(["bee", "hive", "honey", "Name 1", "name 2", "x"], k=3))
@@ -374,7 +376,7 @@ async def test_random_events_and_rules_match_the_model(postgres: TestDatabase, s
                 room = await Room.make(persister)
                 await persister.foundation.database.execute(POISON)
             room.persister, room.alice = persister, users[0]
-            sent = list(room.model.ordinals)
+            sent = list(map(EventId, room.model.ordinals))
             for _ in range(steps):
                 for user in chance.sample(users, chance.randrange(3)):
                     ignored = tuple(one.user_id for one in users if one is not user and chance.random() < 0.15)
@@ -399,10 +401,11 @@ async def _poisoned(room: Room) -> None:
     await room.alice.call("PUT", path, text("poison"))
 
 
-def _memory(persister: Persister, room_id: str) -> RoomEvaluator:
+def _memory(persister: Persister, room_id: RoomId) -> RoomEvaluator:
     """Return the persister's evaluator of the room, found through the listeners for new rules."""
     [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
-    [push] = [push for push in listener.__self__._rooms if push.evaluator.room_id == room_id]
+    rules: Any = cast("MethodType", listener).__self__
+    [push] = [push for push in rules._rooms if push.evaluator.room_id == room_id]
     judge: RoomEvaluator = push.evaluator
     return judge
 
@@ -411,7 +414,7 @@ def _memory(persister: Persister, room_id: str) -> RoomEvaluator:
 async def test_members_in_memory_match_the_room_state(postgres: TestDatabase, seed: int) -> None:
     """Includes rooms where forks and state resolution decide the members, and writes that were undone."""
     async with event_persister(postgres.dsn) as persister:
-        await set_rules(persister, f"@alice:{SERVER}", mentions_only("!any:where"), [BOB])
+        await set_rules(persister, UserId(f"@alice:{SERVER}"), mentions_only(RoomId("!any:where")), [BOB])
         graph = await random_room(persister, "11", seed, 40)
         [[room_nid, room_id]] = await persister.sql("SELECT room_nid, room_id FROM rooms")
         alice = persister.user("alice")

@@ -5,6 +5,8 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Sequence
+from types import MethodType
+from typing import cast
 
 import pytest
 
@@ -14,6 +16,7 @@ from shared.core.push_rules import ALL_OFF, NO_CHANGES, RuleChanges, UserRule, c
 from shared.core.push_rules.ignored_users import IgnoredUsers
 from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.rows import PushRulesRow
+from shared.storage.push.rules_in_rooms import get_rules_of_users
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
 from tests.workers.event_persister.graph_rig import forget_rooms
@@ -29,7 +32,8 @@ _SPAMMERS = tuple(UserId(f"@spammer{number}:example.org") for number in range(30
 
 def _push_rules(persister: Persister) -> PushRules:
     [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
-    rules: PushRules = listener.__self__
+    rules = cast("MethodType", listener).__self__
+    assert isinstance(rules, PushRules)
     return rules
 
 
@@ -39,7 +43,7 @@ def _row(persister: Persister, user_id: str, position: int, ignored: Sequence[Us
     )
 
 
-async def _counts(persister: Persister, room_id: str, user_id: str) -> tuple[int, int]:
+async def _counts(persister: Persister, room_id: RoomId, user_id: str) -> tuple[int, int]:
     """Return the counts of the room's latest event for a user."""
     stored = await Stored.read(persister, room_id)
     return stored.counted(stored.rows[-1]["ordinal"], "", user_id, joined=True)
@@ -51,7 +55,7 @@ async def test_long_ignore_list_costs_once_and_not_per_room(postgres: TestDataba
         rooms = [await alice.create_room(preset="public_chat") for _ in range(12)]
         for room_id in rooms:
             await bob.act(room_id, "join")
-        await set_rules(persister, bob.user_id, ignored=["@nobody:x"])
+        await set_rules(persister, bob.user_id, ignored=[UserId("@nobody:x")])
         rules = _push_rules(persister)
         for room_id in rooms:
             await send(alice, room_id, text("hello"))
@@ -77,7 +81,7 @@ async def test_user_is_dropped_with_the_last_room(postgres: TestDatabase) -> Non
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(preset="public_chat")
         await bob.act(room_id, "join")
-        await set_rules(persister, bob.user_id, keyword("honey"), ["@spammer:x"])
+        await set_rules(persister, bob.user_id, keyword("honey"), [UserId("@spammer:x")])
         await send(alice, room_id, text("honey"))
         assert await _counts(persister, room_id, bob.user_id) == (1, 1)
         rules = _push_rules(persister)
@@ -85,7 +89,7 @@ async def test_user_is_dropped_with_the_last_room(postgres: TestDatabase) -> Non
         forget_rooms(persister)
         gc.collect()
         assert (rules.size_bytes, len(rules._users.ignored_users)) == (0, 0)
-        await set_rules(persister, bob.user_id, keyword("beehive"), ["@spammer:x"])
+        await set_rules(persister, bob.user_id, keyword("beehive"), [UserId("@spammer:x")])
         assert rules.size_bytes == 0, "no room in memory needs the rules"
         await send(alice, room_id, text("beehive"))
         assert await _counts(persister, room_id, bob.user_id) == (1, 1)
@@ -103,7 +107,7 @@ async def test_large_rules_are_read_once_for_all_rooms(postgres: TestDatabase, m
         forget_rooms(persister)
         gc.collect()
         read: list[str] = []
-        present = loading.get_rules_of_users
+        present = get_rules_of_users
 
         async def counted(source, user_ids):  # type: ignore[no-untyped-def]
             read.extend(user_ids)
@@ -140,7 +144,7 @@ async def test_change_of_one_rule_compiles_one_rule_once(
         monkeypatch.setattr(compiled_rule, "compile_rule", counted)
         words[3] = UserRule("k3", [NOTIFY, HIGHLIGHT], pattern="another")
         await set_rules(persister, bob.user_id, NO_CHANGES.with_kind("content", words))
-        await set_rules(persister, "@stranger:x", keyword("honey"))
+        await set_rules(persister, UserId("@stranger:x"), keyword("honey"))
         assert compiled == [], "nothing is compiled before an event needs it"
         for room_id in rooms:
             await send(alice, room_id, text("word3 another"))
@@ -263,7 +267,7 @@ def _check_accounting(json: bytes, ignored: Sequence[UserId]) -> None:
         for number in range(5):
             theirs = tuple(UserId(f"{one}{number}") for one in ignored)
             known = users.take(UserId(f"@u{number}:x"), bytes(bytearray(json)), theirs, 1)
-            kept.append((known, known.rules.in_room("!somewhere:x")))
+            kept.append((known, known.rules.in_room(RoomId("!somewhere:x"))))
         gc.collect()
         measured = tracemalloc.get_traced_memory()[0] - before
     finally:
@@ -282,7 +286,7 @@ def test_accounted_size_of_a_room_is_about_the_measured_one() -> None:
     for number in range(300):
         words = [UserRule(f"k{n}", [NOTIFY], pattern=f"word{number}x{n}") for n in range(number % 6)]
         changes = NO_CHANGES.with_kind("content", words).with_kind("room", [UserRule(f"!{number % 3}:x", [])])
-        owners.append(users.take(UserId(f"@u{number}:x"), changes_to_json(changes), ("@s:x",), 1))
+        owners.append(users.take(UserId(f"@u{number}:x"), changes_to_json(changes), (UserId("@s:x"),), 1))
         _ = owners[-1].rules.in_room(RoomId("!z:x"))
     gc.collect()
     tracemalloc.start()
@@ -301,11 +305,11 @@ def test_accounted_size_of_a_room_is_about_the_measured_one() -> None:
 
 def test_ignored_users_are_found_by_the_ignored_one() -> None:
     index = IgnoredUsers()
-    index.replace("@a:x", (), ("@s:x", "@t:x"))
-    index.replace("@b:x", (), ("@s:x",))
-    assert index.ignorers_of("@s:x") == {"@a:x", "@b:x"} and index.ignorers_of("@t:x") == {"@a:x"}
-    index.replace("@a:x", ("@s:x", "@t:x"), ("@t:x", "@v:x"))
-    assert index.ignorers_of("@s:x") == {"@b:x"} and index.ignorers_of("@v:x") == {"@a:x"}
-    index.replace("@b:x", ("@s:x",), ())
-    index.replace("@a:x", ("@t:x", "@v:x"), ())
-    assert len(index) == 0 and index.ignorers_of("@s:x") == frozenset()
+    index.replace(UserId("@a:x"), (), (UserId("@s:x"), UserId("@t:x")))
+    index.replace(UserId("@b:x"), (), (UserId("@s:x"),))
+    assert index.ignorers_of(UserId("@s:x")) == {"@a:x", "@b:x"} and index.ignorers_of(UserId("@t:x")) == {"@a:x"}
+    index.replace(UserId("@a:x"), (UserId("@s:x"), UserId("@t:x")), (UserId("@t:x"), UserId("@v:x")))
+    assert index.ignorers_of(UserId("@s:x")) == {"@b:x"} and index.ignorers_of(UserId("@v:x")) == {"@a:x"}
+    index.replace(UserId("@b:x"), (UserId("@s:x"),), ())
+    index.replace(UserId("@a:x"), (UserId("@t:x"), UserId("@v:x")), ())
+    assert len(index) == 0 and index.ignorers_of(UserId("@s:x")) == frozenset()

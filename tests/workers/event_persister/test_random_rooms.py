@@ -14,6 +14,7 @@ import pytest
 from shared.config.sections import Caches
 from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, parse_event
+from shared.core.identifiers import RoomId
 from shared.core.room_versions import get_room_version
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
@@ -23,7 +24,7 @@ from tests.workers.event_persister.test_commits import POISON
 _NAMES = ("alice", "bob", "carol", "dan")
 
 
-async def replay(persister: Persister, room_id: str, version_name: str) -> int:
+async def replay(persister: Persister, room_id: RoomId, version_name: str) -> int:
     """Check the stored room; return the number of its events."""
     version = get_room_version(version_name)
     rows = await persister.timeline(room_id)
@@ -60,7 +61,7 @@ async def replay(persister: Persister, room_id: str, version_name: str) -> int:
     return len(rows)
 
 
-async def _act(chance: random.Random, persisters: list[Persister], room_id: str) -> int:
+async def _act(chance: random.Random, persisters: list[Persister], room_id: RoomId) -> int:
     """Do one random thing; return the answer's status."""
     user = chance.choice(persisters).user(chance.choice(_NAMES))
     target = f"@{chance.choice(_NAMES)}:example.org"

@@ -8,8 +8,10 @@ import pytest
 from replication.bus.wire import MAX_FRAME_BYTES
 from shared.core.events import Event
 from shared.core.events import event as events_module
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.operations.store_outliers import OutlierRoom, OutlierStore
 from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.events.commit import commit_events
 from shared.storage.removal.unused_snapshots import reclaim_snapshots
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
@@ -31,12 +33,12 @@ from workers.event_persister.graph.resolver import Resolver
 from workers.event_persister.receiving import deliveries
 
 
-def joined(graph: Graph, user_id: str, *previous: str) -> Event:
+def joined(graph: Graph, user_id: UserId, *previous: EventId) -> Event:
     ends = previous or sorted(graph.extremities)
     return graph.make(ends, user_id, "m.room.member", {"membership": "join"}, user_id)
 
 
-async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str, Graph, Any, Event]:
+async def with_bob(persister: Persister, version_name: str = "10") -> tuple[RoomId, Graph, Any, Event]:
     room_id, graph, alice = await begin(persister, version_name)
     bob = joined(graph, BOB)
     graph.arrive(bob)
@@ -44,9 +46,9 @@ async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str,
     return room_id, graph, alice, bob
 
 
-def members(graph: Graph, count: int, previous: str) -> list[Event]:
+def members(graph: Graph, count: int, previous: EventId) -> list[Event]:
     """Return joins of as many users of another server, which all follow one event."""
-    return [joined(graph, f"@u{number}:b.example", previous) for number in range(count)]
+    return [joined(graph, UserId(f"@u{number}:b.example"), previous) for number in range(count)]
 
 
 def lost_and_late(graph: Graph, number: int) -> tuple[Event, Event]:
@@ -221,7 +223,7 @@ async def test_event_that_came_in_between_is_looked_up_again(
             OutlierRoom(await room_nid(persister, room_id), graph.version, graph.create),
             outlier_store(persister),
         )
-        commit = committer.commit_events
+        commit = commit_events
         calls = 0
 
         async def commit_later(*args: Any) -> Any:
@@ -258,7 +260,7 @@ class SlowResolver:
         monkeypatch.setattr(Resolver, "resolve", slow)
 
 
-def conflict(graph: Graph, at: str) -> list[Event]:
+def conflict(graph: Graph, at: EventId) -> list[Event]:
     """Return two topics on branches from one event."""
     return [graph.make([at], BOB, "m.room.topic", {"topic": name}, "", auth_in=graph.after(at)) for name in "xy"]
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import EventId, RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import User, event_persister
 from tests.rigs.requests import Answer
 
 
-async def put(user: User, room_id: str, txn: str, content: Any, kind: str = "m.room.message") -> Answer:
+async def put(user: User, room_id: RoomId, txn: str, content: Any, kind: str = "m.room.message") -> Answer:
     return await user.call("PUT", f"/rooms/{room_id}/send/{kind}/{txn}", content)
 
 
-def about(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
+def about(rel_type: str, event_id: EventId, **more: Any) -> dict[str, Any]:
     return {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": rel_type, "event_id": event_id, **more}}
 
 
@@ -105,7 +106,7 @@ async def test_thread_in_a_thread_is_refused(postgres_module: TestDatabase) -> N
         rich = {"msgtype": "m.text", "body": "x", "m.relates_to": {"m.in_reply_to": {"event_id": root}}}
         rich_id = (await put(alice, room_id, "t3", rich)).event_id
         assert (await put(alice, room_id, "t4", about("m.thread", rich_id))).status == 200
-        assert (await put(alice, room_id, "t5", about("m.thread", "$unknown"))).status == 200
+        assert (await put(alice, room_id, "t5", about("m.thread", EventId("$unknown")))).status == 200
         # A redacted event has no relation any more.
         await alice.redact(room_id, reply.event_id)
         assert (await put(alice, room_id, "t6", about("m.thread", reply.event_id))).status == 200

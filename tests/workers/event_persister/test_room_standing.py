@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shared.core.events import Event
+from shared.core.identifiers import RoomId, UserId
 from shared.operations.check_rooms import check_room
 from shared.operations.store_outliers import OutlierRoom, OutlierStore
 from shared.storage.engine.number_blocks import NumberBlock
@@ -19,12 +20,12 @@ from tests.workers.event_persister.graph_rig import BOB, begin, deliver, pdu, re
 STRIPPED = b'[{"type":"m.room.name","state_key":"","sender":"@b:b.example","content":{"name":"There"}}]'
 
 
-async def invited(persister: Persister, origin: Persister) -> tuple[str, int, Graph, Event]:
+async def invited(persister: Persister, origin: Persister) -> tuple[RoomId, int, Graph, Event]:
     """Let a room exist elsewhere, from which a user of ours is invited. Return also its number here."""
     room_id, graph, _ = await begin(origin, "11")
     bob = graph.make(sorted(graph.extremities), BOB, "m.room.member", {"membership": "join"}, BOB)
     graph.arrive(bob)
-    user_id = f"@carol:{SERVER}"
+    user_id = UserId(f"@carol:{SERVER}")
     invite = graph.make([bob.event_id], BOB, "m.room.member", {"membership": "invite"}, user_id)
     numbers = NumberBlock(persister.foundation.database, "room_nids")
     await numbers.reserve(1)
@@ -72,14 +73,14 @@ async def test_standing_changes_only_from_the_expected_one(postgres: TestDatabas
     """Two users who join at once begin one handshake."""
     async with event_persister(postgres.dsn) as persister:
         database, write = persister.foundation.database, persister.foundation.writer.write
-        nid = await add_outside_room(write, 77, "!there:b.example", "11", STRIPPED)
+        nid = await add_outside_room(write, 77, RoomId("!there:b.example"), "11", STRIPPED)
         assert nid == 77
         assert await change_standing(write, nid, Standing.OUTSIDE, Standing.JOINING)
         assert not await change_standing(write, nid, Standing.OUTSIDE, Standing.JOINING)
         assert await change_standing(write, nid, Standing.JOINING, Standing.OURS)
-        known = await get_standing(database, "!there:b.example")
+        known = await get_standing(database, RoomId("!there:b.example"))
         assert known is not None and known.stripped_state is None
-        assert await add_outside_room(write, 78, "!there:b.example", "11", b"[]") is None, "it is ours"
+        assert await add_outside_room(write, 78, RoomId("!there:b.example"), "11", b"[]") is None, "it is ours"
 
 
 async def test_room_that_we_left_accepts_nothing_upon_its_old_state(postgres: TestDatabase) -> None:

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.signing import generate_signing_key
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import event_persister
@@ -36,8 +37,8 @@ async def test_put_state_refusals_and_repeats(postgres_module: TestDatabase) -> 
         answer = await alice.call("PUT", f"/rooms/{room_id}/state/x", raw=b"[]")
         assert answer.errcode == "M_BAD_JSON"
         assert (await alice.call("PUT", f"/rooms/{room_id}/state/x", raw=b"{")).errcode == "M_NOT_JSON"
-        assert (await alice.put_state("nonsense", "x", {})).errcode == "M_INVALID_PARAM"
-        assert (await alice.put_state("!nowhere:example.org", "x", {})).errcode == "M_FORBIDDEN"
+        assert (await alice.put_state(RoomId("nonsense"), "x", {})).errcode == "M_INVALID_PARAM"
+        assert (await alice.put_state(RoomId("!nowhere:example.org"), "x", {})).errcode == "M_FORBIDDEN"
         rows = await persister.sql(
             """SELECT c.ordinal, c.event_nid, c.prev_nid FROM state_changes c JOIN rooms r USING (room_nid)
                WHERE r.room_id = $1 AND c.type = 'org.example' AND c.state_key = '' ORDER BY ordinal""",
@@ -98,10 +99,10 @@ async def test_deleted_alias_leaves_the_canonical_alias(postgres_module: TestDat
         kind, first = "m.room.canonical_alias", f"#first:{SERVER}"
         path = f"/_skep/rooms/{room_id}/canonical_alias"
 
-        async def remove(user_id: str, alias: str) -> str | None:
+        async def remove(user_id: UserId, alias: str) -> str | None:
             answer = await persister.internal("PUT", path, {"user_id": user_id, "alias": alias})
             assert answer.status == 200, answer.body
-            event_id: str | None = answer.json["event_id"]
+            event_id: EventId | None = answer.json["event_id"]
             return event_id
 
         assert await persister.content(room_id, kind) == {"alias": first}
@@ -159,7 +160,7 @@ async def test_redactions_apply_to_their_target(postgres_module: TestDatabase, v
         by_bob = (await bob.send(room_id, "oops")).event_id
         assert (await carol.redact(room_id, by_bob)).errcode == "M_FORBIDDEN"
         assert (await persister.user("x").redact(room_id, by_bob)).errcode == "M_FORBIDDEN"
-        assert (await bob.redact(room_id, "$nothing")).errcode == "M_NOT_FOUND"
+        assert (await bob.redact(room_id, EventId("$nothing"))).errcode == "M_NOT_FOUND"
         assert (await bob.redact(room_id, by_bob, {"reason": 3})).errcode == "M_BAD_JSON"
         redaction = (await bob.redact(room_id, by_bob, {"reason": "typo"})).event_id
         rows = {row["event_id"]: row for row in await persister.timeline(room_id)}
@@ -238,7 +239,7 @@ async def test_redaction_of_another_rooms_event_gets_400(postgres_module: TestDa
         event_id = (await alice.send(other, "there")).json["event_id"]
         answer = await alice.redact(room_id, event_id)
         assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
-        answer = await alice.redact(room_id, "$" + "x" * 43)
+        answer = await alice.redact(room_id, EventId("$" + "x" * 43))
         assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
         assert (await alice.redact(other, event_id)).status == 200
 

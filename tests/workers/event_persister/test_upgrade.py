@@ -9,6 +9,7 @@ import pytest
 
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Fenced, RemoteServerError
+from shared.core.identifiers import RoomId
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
@@ -18,15 +19,15 @@ from tests.spec_answers import check_answer
 VERSIONS = [str(number) for number in range(1, 13)]
 
 
-async def upgrade(user: User, room_id: str, version: str = "11", **more: Any) -> str:
+async def upgrade(user: User, room_id: RoomId, version: str = "11", **more: Any) -> RoomId:
     answer = await user.act(room_id, "upgrade", {"new_version": version, **more})
     assert answer.status == 200, answer.body
     check_answer("room_upgrades.yaml", "/rooms/{roomId}/upgrade", "post", answer.json)
-    new_room_id: str = answer.json["replacement_room"]
+    new_room_id: RoomId = answer.json["replacement_room"]
     return new_room_id
 
 
-async def furnished_room(persister: Persister, alice: User, version: str) -> str:
+async def furnished_room(persister: Persister, alice: User, version: str) -> RoomId:
     """Make a space with all state that an upgrade copies, and two banned users."""
     room_id = await alice.create_room(
         room_version=version,
@@ -50,7 +51,7 @@ async def furnished_room(persister: Persister, alice: User, version: str) -> str
     return room_id
 
 
-STATE = {
+STATE: dict[str, dict[str, Any]] = {
     "m.room.encryption": {"algorithm": "m.megolm.v1.aes-sha2"},
     "m.room.avatar": {"url": "mxc://example.org/abc"},
     "m.room.server_acl": {"allow": ["*"], "deny": ["evil.example.org"]},
@@ -59,7 +60,7 @@ STATE = {
 }
 
 
-async def users_of(persister: Persister, room_id: str) -> Any:
+async def users_of(persister: Persister, room_id: RoomId) -> Any:
     return (await persister.content(room_id, "m.room.power_levels"))["users"]
 
 
@@ -206,7 +207,7 @@ async def test_refused_upgrades(postgres_module: TestDatabase) -> None:
         ):
             answer = await user.act(room_id, "upgrade", body)
             assert answer.errcode == errcode, (body, answer.body)
-        nowhere = await alice.act("!nowhere:example.org", "upgrade", {"new_version": "12"})
+        nowhere = await alice.act(RoomId("!nowhere:example.org"), "upgrade", {"new_version": "12"})
         assert (nowhere.status, nowhere.errcode) == (404, "M_NOT_FOUND")
         assert await persister.content(room_id, "m.room.tombstone") is None
         assert not await persister.sql("SELECT 1 FROM room_upgrades WHERE old_room_id = $1", room_id)

@@ -60,7 +60,7 @@ class Reader(MemoryWorker):
 @asynccontextmanager
 async def reader(dsn: str, world: OutsideWorld, **settings: Any) -> AsyncIterator[Reader]:
     """Run a reader that may connect to this machine and trusts the world's authority. settings: of `federation`."""
-    given = {
+    given: dict[str, Any] = {
         "allowed_ip_ranges": ("127.0.0.0/8",),
         "custom_ca_file": world.authority.ca_file,
         "trusted_key_servers": (),

@@ -5,6 +5,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -25,10 +26,10 @@ def follower_of(servers: Servers) -> Iterator[None]:
     directory = primary.directory.with_name("received")
     directory.mkdir()
     give_to(primary.user, directory)
-    words = [Path(primary.argv[0]).parent / "pg_receivewal", "--synchronous", "-D", directory]
+    words: list[str | Path] = [Path(primary.argv[0]).parent / "pg_receivewal", "--synchronous", "-D", directory]
     words += ["-d", f"host={servers.database.hosts[0]} user=skep application_name=far"]
     user = primary.user
-    identity = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": ()}
+    identity: dict[str, Any] = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": ()}
     process = subprocess.Popen(words, cwd=primary.directory, env=dict(primary.environment), **identity)
     try:
         yield

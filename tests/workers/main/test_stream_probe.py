@@ -11,6 +11,7 @@ from replication.streams.announcer import Announcer, Ticker
 from replication.streams.fenced_writer import SeenPositions
 from replication.streams.follower import Follower
 from shared.config.sections import Replication
+from shared.core.identifiers import UserId
 from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.fleet.leases import record_heartbeat
@@ -93,9 +94,9 @@ async def test_writer_with_lost_frames_and_ticks_is_reported(
                     await persister.user("alice").send(room_id, "x")
                 elif stream == RECEIPTS.name:
                     sent = await persister.user("alice").send(room_id, "x")
-                    await world.set_receipt(room_id, "@alice:x", sent.event_id)
+                    await world.set_receipt(room_id, UserId("@alice:x"), sent.event_id)
                 else:
-                    world.set_typing(room_id, "@alice:x", 1 << 50)
+                    world.set_typing(room_id, UserId("@alice:x"), 1 << 50)
 
             for _ in range(6):
                 await write()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replication.streams import PRESENCE
+from shared.core.identifiers import UserId
 from tests.rigs.client_api import ClientApi, User, client_api
 from tests.rigs.synchrotron import Client, World
 from tests.rigs.worker import SERVER
@@ -38,7 +39,7 @@ class Person:
     writes: User
 
     @property
-    def user_id(self) -> str:
+    def user_id(self) -> UserId:
         return self.writes.user_id
 
     async def sync(self, since: str | None = None, **query: Any) -> Any:
@@ -61,7 +62,7 @@ async def person(world: World, worker: ClientApi, name: str, device: str = "DEVI
         "device_id": device,
     }
     token = (await worker.call("POST", "/login", body)).json["access_token"]
-    user = User(worker, f"@{name}:{SERVER}", token, device)
+    user = User(worker, UserId(f"@{name}:{SERVER}"), token, device)
     return Person(world.user(name, device), user)
 
 

@@ -2,7 +2,10 @@
 
 import orjson
 
+from shared.core.identifiers import EventId, UserId
 from shared.rooms.timeline_event import TimelineEvent
+
+_SENDER = UserId("@a:x")
 
 
 def event(
@@ -10,7 +13,7 @@ def event(
     event_type: str = "m.room.message",
     state_key: str | None = None,
     *,
-    sender: str = "@a:x",
+    sender: UserId = _SENDER,
     membership: str | None = None,
     visibility: str | None = None,
     replaces: TimelineEvent | None = None,
@@ -22,7 +25,7 @@ def event(
     body = orjson.dumps({"content": content, "event_id": f"${nid}", "sender": sender, "type": event_type})
     return TimelineEvent(
         event_nid=nid,
-        event_id=f"${nid}",
+        event_id=EventId(f"${nid}"),
         writer=1,
         position=ordinal,
         ordinal=ordinal,

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from replication.streams import EVENTS
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.rows import EventRow
 from shared.core.slots import slot_of
 from shared.storage.events.batch import SOFT_FAILED, ChangeToStore, EventBatch, EventToStore, MembershipToStore
@@ -25,12 +26,12 @@ _numbers = itertools.count(1)
 class ForkedRoom:
     """One room of the world. Events are named by their ids."""
 
-    def __init__(self, world: World, room_id: str) -> None:
+    def __init__(self, world: World, room_id: RoomId) -> None:
         self.world = world
         self.room_id = room_id
         self._persister: Persister = next(p for p in world.persisters if p.slots.takes(slot_of(room_id)))
 
-    async def events_of(self, key: StateKey) -> list[str]:
+    async def events_of(self, key: StateKey) -> list[EventId]:
         """Return the id of every event with this key, also if it never was in the state."""
         rows = await self.world.database.fetch(
             """SELECT e.event_id FROM events e JOIN rooms r USING (room_nid)
@@ -40,7 +41,7 @@ class ForkedRoom:
         )
         return [row["event_id"] for row in rows]
 
-    async def state(self) -> dict[StateKey, str]:
+    async def state(self) -> dict[StateKey, EventId]:
         rows = await self.world.database.fetch(
             """SELECT s.type, s.state_key, e.event_id FROM current_state s JOIN events e USING (room_nid, event_nid)
                JOIN rooms r USING (room_nid) WHERE r.room_id = $1""",
@@ -48,7 +49,7 @@ class ForkedRoom:
         )
         return {(row["type"], row["state_key"]): row["event_id"] for row in rows}
 
-    async def soft_fail(self, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]) -> str:
+    async def soft_fail(self, sender: UserId, event_type: str, state_key: str, content: Mapping[str, Any]) -> EventId:
         """Store a soft-failed state event, which no client gets."""
         room_nid, _, depth, nid = await self._end()
         event = self._event(
@@ -67,7 +68,7 @@ class ForkedRoom:
 
     async def write(
         self,
-        sender: str,
+        sender: UserId,
         event_type: str = "m.room.message",
         content: Mapping[str, Any] | None = None,
         *,
@@ -75,7 +76,7 @@ class ForkedRoom:
         wins: bool = True,
         to: Mapping[StateKey, str | None] | None = None,
         gap: bool = False,
-    ) -> str:
+    ) -> EventId:
         """Store one live event.
 
         wins: a state event becomes the state of its key.
@@ -93,7 +94,7 @@ class ForkedRoom:
             batch.changes.append(ChangeToStore(nid, ordinal + 1, *own, nid, replaces))
             if event_type == MEMBER:
                 batch.memberships.append(
-                    MembershipToStore(nid, own[1], content["membership"], nid, sender, is_local=True)
+                    MembershipToStore(nid, UserId(own[1]), content["membership"], nid, sender, is_local=True)
                 )
         for key, event_id in (to or {}).items():
             if state.get(key) == event_id or key == own:
@@ -103,7 +104,7 @@ class ForkedRoom:
             now = stored[event_id] if event_id is not None else None
             batch.changes.append(ChangeToStore(nid, ordinal + 1, *key, now and now[0], before and before[0]))
             if key[0] == MEMBER:
-                batch.memberships.append(_membership(nid, key[1], before, now))
+                batch.memberships.append(_membership(nid, UserId(key[1]), before, now))
         event = self._event(
             room_nid=room_nid,
             nid=nid,
@@ -186,7 +187,7 @@ class ForkedRoom:
         room_nid: int,
         nid: int,
         depth: int,
-        sender: str,
+        sender: UserId,
         event_type: str,
         state_key: str | None,
         content: Mapping[str, Any],
@@ -213,7 +214,7 @@ class ForkedRoom:
         return EventToStore(
             room_nid=room_nid,
             event_nid=nid,
-            event_id=f"$forked{nid}",
+            event_id=EventId(f"$forked{nid}"),
             ordinal=ordinal,
             depth=depth + 1,
             type=event_type,
@@ -231,7 +232,7 @@ class ForkedRoom:
 
 
 def _membership(
-    at_nid: int, user_id: str, before: Sequence[Any] | None, now: Sequence[Any] | None
+    at_nid: int, user_id: UserId, before: Sequence[Any] | None, now: Sequence[Any] | None
 ) -> MembershipToStore:
     if now is None:
         assert before is not None

@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.core.identifiers import RoomId
 from tests.rigs.synchrotron import Client
 
 
@@ -50,11 +51,11 @@ class ModelClient:
         self.token = answer["next_batch"]
         return any(answer["rooms"].values())
 
-    def _gone(self, part: str, room_id: str, section: Any) -> None:
+    def _gone(self, part: str, room_id: RoomId, section: Any) -> None:
         """Drop a room that the user is not in."""
         self.rooms.pop(room_id, None)
 
-    async def _take(self, room_id: str, section: Any) -> None:
+    async def _take(self, room_id: RoomId, section: Any) -> None:
         room = self.rooms.setdefault(room_id, ModelRoom())
         events = section["timeline"]["events"]
         ids = [event["event_id"] for event in events]
@@ -74,7 +75,7 @@ class ModelClient:
             _apply(room, section["state"]["events"])
             _apply(room, [event for event in events if "state_key" in event])
 
-    async def _fill(self, room_id: str, room: ModelRoom, token: str) -> list[str]:
+    async def _fill(self, room_id: RoomId, room: ModelRoom, token: str) -> list[str]:
         """Page back from the end of a gap to the known events."""
         known = set(room.timeline)
         found: list[str] = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import RoomId
 from tests.rigs.requests import Answer
 from tests.rigs.synchrotron import Client
 
@@ -95,7 +96,7 @@ class SlidingClient:
         for room_id, told in answer["rooms"].items():
             self._take_room(room_id, told)
 
-    def _take_room(self, room_id: str, told: Any) -> None:
+    def _take_room(self, room_id: RoomId, told: Any) -> None:
         if told.get("initial"):
             self.rooms[room_id] = SeenRoom()
         room = self.rooms[room_id]

@@ -17,13 +17,14 @@ import orjson
 
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Database, connector
 from shared.storage.events.batch import OUTLIER, ChangeToStore, EventBatch, EventToStore, MembershipToStore, RoomToStore
 from shared.storage.events.commit import commit_events
 from shared.storage.fleet.leases import insert_lease
 
-ALICE = "@alice:example.org"
+ALICE, BOB = UserId("@alice:example.org"), UserId("@bob:remote")
 MEMBER = "m.room.member"
 VISIBILITY = "m.room.history_visibility"
 _numbers = itertools.count(1)
@@ -35,7 +36,7 @@ class StoredRoom:
 
     writer: FencedWriter
     room_nid: int
-    room_id: str
+    room_id: RoomId
     batch: EventBatch = field(default_factory=EventBatch)
     ordinal: int = 0
     backs: dict[int, int] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class StoredRoom:
     nids: dict[str, int] = field(default_factory=dict)
     state: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def live(self, **fields: Any) -> str:
+    def live(self, **fields: Any) -> EventId:
         """Add an event at the end. A state event becomes the line's state. fields: see `_event`."""
         self.ordinal += 1
         event = self._event(ordinal=self.ordinal, **fields)
@@ -57,21 +58,23 @@ class StoredRoom:
             if event.type == MEMBER:
                 membership = orjson.loads(event.json)["content"]["membership"]
                 self.batch.memberships.append(
-                    MembershipToStore(event.event_nid, event.state_key, membership, event.event_nid, event.sender, True)
+                    MembershipToStore(
+                        event.event_nid, UserId(event.state_key), membership, event.event_nid, event.sender, True
+                    )
                 )
         return event.event_id
 
-    def history(self, anchor: int, **fields: Any) -> str:
+    def history(self, anchor: int, **fields: Any) -> EventId:
         """Add an event before all fetched history of a live event's gap."""
         back = self.backs[anchor] = self.backs.get(anchor, 0) + 1
         event = self._event(anchor=anchor, back=back, **fields)
         self.places[event.event_id] = HistoryPoint(anchor, -back)
         return event.event_id
 
-    def outlier(self, **fields: Any) -> str:
+    def outlier(self, **fields: Any) -> EventId:
         return self._event(**({"status": OUTLIER} | fields)).event_id
 
-    def member(self, user_id: str, membership: str, **fields: Any) -> dict[str, Any]:
+    def member(self, user_id: UserId, membership: str, **fields: Any) -> dict[str, Any]:
         """Return the fields of a user's own member event."""
         content = {"membership": membership}
         return {"type": MEMBER, "state_key": user_id, "sender": user_id, "content": content, **fields}
@@ -87,7 +90,7 @@ class StoredRoom:
         self.batch.snapshots.append((self.room_nid, snapshot))
         return nid
 
-    def gap(self, anchor: int, missing: tuple[str, ...] = ("$missing",)) -> None:
+    def gap(self, anchor: int, missing: tuple[EventId, ...] = (EventId("$missing"),)) -> None:
         self.batch.gaps[self.room_nid, anchor] = missing
 
     async def save(self) -> None:
@@ -103,13 +106,13 @@ class StoredRoom:
         *,
         type: str = "m.room.message",
         state_key: str | None = None,
-        sender: str = "@bob:remote",
+        sender: UserId = BOB,
         content: Mapping[str, Any] | None = None,
         ts: int = 1000,
         **stored: Any,
     ) -> EventToStore:
         nid = next(_numbers)
-        event_id = f"$event{nid}"
+        event_id = EventId(f"$event{nid}")
         pdu: dict[str, Any] = {
             "type": type,
             "sender": sender,
@@ -152,7 +155,7 @@ class Store:
     def room(self) -> StoredRoom:
         """Return a new room of version 11. `save` stores everything."""
         nid = next(_numbers)
-        room = StoredRoom(self.writer, nid, f"!room{nid}:example.org")
+        room = StoredRoom(self.writer, nid, RoomId(f"!room{nid}:example.org"))
         room.batch.rooms.append(RoomToStore(nid, room.room_id, "11", "@bob:remote", False, 1000))
         return room
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import World, fleet, soon
 from tests.workers.client_api.keys import claim, identity_keys, one_time_keys, upload, upload_identity
@@ -120,7 +121,7 @@ async def test_announced_keys_are_found_on_every_process(postgres: TestDatabase)
         await bob.reads.writes.act(room_id, "join")
         token = (await alice.sync())["next_batch"]
         asking = alice.by(deaf)
-        body = {"device_keys": {bob.user_id: []}}
+        body: dict[str, Any] = {"device_keys": {bob.user_id: []}}
         assert (await asking.call("POST", "/keys/query", body)).json["device_keys"] == {bob.user_id: {}}
         await upload_identity(bob.writes)
         await upload(bob.writes, one_time_keys=one_time_keys("a"))
@@ -146,10 +147,10 @@ async def test_trackers_know_the_devices_of_all_users_who_share_a_room(postgres:
     chance = random.Random(seed)
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
         people = [await person(world, api, name) for name in ("ann", "ben", "cat", "dan")]
-        versions = {each.user_id: 0 for each in people}
+        versions: dict[str, int] = {each.user_id: 0 for each in people}
         rooms = {await people[0].reads.writes.create_room(preset="public_chat"): {people[0].user_id} for _ in "123"}
 
-        def sharing(user_id: str) -> set[str]:
+        def sharing(user_id: UserId) -> set[str]:
             return {other for members in rooms.values() if user_id in members for other in members}
 
         trackers = [_Tracker(each, (await each.sync())["next_batch"]) for each in people]

@@ -4,6 +4,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from shared.core.identifiers import RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import Client, World, fleet
 from tests.workers.synchrotron.sliding_client import deployed
@@ -16,17 +17,17 @@ async def erase(world: World, user: Client) -> None:
     await world.database.execute("INSERT INTO erased_users VALUES ($1, $2)", user.user_id, time.time_ns() // 1_000_000)
 
 
-def by_sender(events: list[Any], sender: str) -> dict[str, Any]:
+def by_sender(events: list[Any], sender: UserId) -> dict[str, Any]:
     """Return the contents of a user's events by type."""
     return {event["type"]: event["content"] for event in events if event["sender"] == sender}
 
 
-async def every_way(client: Client, room_id: str) -> list[dict[str, Any]]:
+async def every_way(client: Client, room_id: RoomId) -> list[dict[str, Any]]:
     """Return the state and timeline that each endpoint shows to the client."""
     whole = (await client.sync())["rooms"]["join"][room_id]
     after = (await client.sync(use_state_after="true"))["rooms"]["join"][room_id]
     raw = (await client.sync(filter=FEDERATION))["rooms"]["join"][room_id]
-    lists = {"a": {"ranges": [[0, 9]], "timeline_limit": 20, "required_state": [["*", "*"]]}}
+    lists: dict[str, Any] = {"a": {"ranges": [[0, 9]], "timeline_limit": 20, "required_state": [["*", "*"]]}}
     sliding = (await deployed(client, lists=lists))["rooms"][room_id]
     context_of = whole["timeline"]["events"][-1]["event_id"]
     return [
@@ -123,9 +124,9 @@ async def test_blocked_invites_are_not_sent(postgres: TestDatabase) -> None:
         alice, bob = world.user("alice"), world.user("bob")
         first = await alice.writes.create_room(invite=[bob.user_id])
         config = "m.invite_permission_config"
-        lists = {"lists": {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}}
+        lists: dict[str, Any] = {"lists": {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}}
         for content, told in (({"default_action": "block"}, False), ({}, True), ({"default_action": "x"}, True)):
-            await world.set_account_data(bob.user_id, "", config, content)
+            await world.set_account_data(bob.user_id, RoomId(""), config, content)
             answer = await bob.sync()
             assert (first in answer["rooms"].get("invite", {})) is told, content
             assert (first in (await deployed(bob, **lists))["rooms"]) is told, content
@@ -134,7 +135,7 @@ async def test_blocked_invites_are_not_sent(postgres: TestDatabase) -> None:
             assert state.json["membership"] == "invite"
 
 
-async def what_others_show(client: Client, room_id: str, space_id: str) -> dict[str, Any]:
+async def what_others_show(client: Client, room_id: RoomId, space_id: str) -> dict[str, Any]:
     """Return what each endpoint shows of a room beside its timeline and state."""
     lists = {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}
     sliding = await deployed(client, lists=lists)

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import get_room_version
 from shared.rooms.event_memory import EventMemory
 from shared.storage.events.timeline import TimelineRow
@@ -28,7 +29,7 @@ def _row(nid: int, text: str = "x") -> TimelineRow:
     }
     return TimelineRow(
         event_nid=nid,
-        event_id=f"${nid}",
+        event_id=EventId(f"${nid}"),
         writer=1,
         position=1,
         ordinal=1,
@@ -70,7 +71,7 @@ def test_memory_keeps_the_latest_events_within_its_budget() -> None:
     assert memory.event(VERSION, _row(201)) is memory.event(VERSION, _row(201))
 
 
-async def _page(client: Client, room_id: str) -> dict[str, Any]:
+async def _page(client: Client, room_id: RoomId) -> dict[str, Any]:
     page = await client.room(room_id, "messages", dir="b", limit=100)
     return {event["event_id"]: event for event in page.json["chunk"]}
 

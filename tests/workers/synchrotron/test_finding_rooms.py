@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import orjson
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_summary import SpaceChild, child_order
 from tests.fix_servers import TestDatabase
 from tests.rigs.requests import Answer
@@ -24,16 +25,16 @@ def rules(join_rule: str, *allowed: str) -> dict[str, Any]:
     return {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": join_rule, "allow": allow}}
 
 
-async def space(client: Client, **body: Any) -> str:
+async def space(client: Client, **body: Any) -> RoomId:
     return await client.writes.create_room(creation_content={"type": "m.space"}, **body)
 
 
-async def adopt(client: Client, parent: str, child: str, **content: Any) -> None:
+async def adopt(client: Client, parent: RoomId, child: str, **content: Any) -> None:
     answer = await client.writes.put_state(parent, "m.space.child", {"via": ["example.org"], **content}, child)
     assert answer.status == 200, answer.body
 
 
-async def hierarchy(client: Client, room_id: str, **query: Any) -> Answer:
+async def hierarchy(client: Client, room_id: RoomId, **query: Any) -> Answer:
     return await v1(client, f"/rooms/{quote(room_id)}/hierarchy", **query)
 
 
@@ -44,25 +45,26 @@ def ids(answer: Answer) -> list[str]:
 
 
 def test_space_children_are_in_the_order_of_the_spec() -> None:
-    def child(room: str, ts: int, order: Any = None) -> SpaceChild:
-        return SpaceChild(room, "@a:b", ts, {} if order is None else {"order": order})
+    def child(room: RoomId, ts: int, order: Any = None) -> SpaceChild:
+        return SpaceChild(room, UserId("@a:b"), ts, {} if order is None else {"order": order})
 
     # The example of the spec, and invalid orders.
     children = [
-        child("!b", 1640341000000, " "),
-        child("!a", 1640141000000, "aaaa"),
-        child("!c", 1640841000000, "first"),
-        child("!e", 1640641000000),
-        child("!d", 1640741000000),
-        child("!f", 1640741000001, "é"),
-        child("!g", 1640741000002, "x" * 51),
-        child("!h", 1640741000003, 7),
-        child("!i", 1640741000004, ""),
+        child(RoomId("!b"), 1640341000000, " "),
+        child(RoomId("!a"), 1640141000000, "aaaa"),
+        child(RoomId("!c"), 1640841000000, "first"),
+        child(RoomId("!e"), 1640641000000),
+        child(RoomId("!d"), 1640741000000),
+        child(RoomId("!f"), 1640741000001, "é"),
+        child(RoomId("!g"), 1640741000002, "x" * 51),
+        child(RoomId("!h"), 1640741000003, 7),
+        child(RoomId("!i"), 1640741000004, ""),
     ]
     mixed = children[4:] + children[:4]
     assert [each.room_id for each in sorted(mixed, key=child_order)] == [each.room_id for each in children]
     assert (
-        not SpaceChild("!a", "@a:b", 1, {"via": []}).is_valid and not SpaceChild("!a", "@a:b", 1, {"via": [1]}).is_valid
+        not SpaceChild(RoomId("!a"), UserId("@a:b"), 1, {"via": []}).is_valid
+        and not SpaceChild(RoomId("!a"), UserId("@a:b"), 1, {"via": [1]}).is_valid
     )
 
 
@@ -110,7 +112,7 @@ async def test_hierarchy_with_loops_comes_in_pages(postgres: TestDatabase) -> No
             assert (await hierarchy(alice, root, **{**query, **more})).errcode == "M_INVALID_PARAM"
         assert (await hierarchy(alice, root, limit=0)).errcode == "M_INVALID_PARAM"
         assert (await hierarchy(world.user("mallory"), root)).errcode == "M_FORBIDDEN"
-        assert (await hierarchy(alice, "!nothing:example.org")).errcode == "M_FORBIDDEN"
+        assert (await hierarchy(alice, RoomId("!nothing:example.org"))).errcode == "M_FORBIDDEN"
 
 
 async def test_summary_is_for_users_who_may_find_the_room(postgres: TestDatabase) -> None:
@@ -134,7 +136,7 @@ async def test_summary_is_for_users_who_may_find_the_room(postgres: TestDatabase
         root = await space(alice, preset="public_chat")
         for room_id in rooms.values():
             await adopt(alice, root, room_id)
-        names = {room_id: name for name, room_id in rooms.items()}
+        names: dict[str, str] = {room_id: name for name, room_id in rooms.items()}
 
         async def seen() -> set[str]:
             found = [names[room_id] for room_id in ids(await hierarchy(bob, root))[1:]]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import START, HistoryPoint, gap_start, point_after
+from shared.core.identifiers import UserId
 from shared.rooms import history_page
 from shared.rooms.history_page import Filled, HistoryPages, StoredHistory
 from shared.rooms.history_tokens import format_point, parse_point
@@ -23,7 +24,7 @@ from shared.storage.rooms.snapshots import get_keys_at_snapshots, get_state_at_s
 from tests.fix_servers import TestDatabase
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
 
-BOB, CAROL = "@bob:remote", "@carol:remote"
+BOB, CAROL = UserId("@bob:remote"), UserId("@carol:remote")
 ALL = EventFilter()
 places = st.builds(
     lambda ordinal, back: gap_start(ordinal) if back is None else HistoryPoint(ordinal, -back),
@@ -90,7 +91,7 @@ async def walk(
     back: bool,
     start: HistoryPoint | None = None,
     stop: HistoryPoint | None = None,
-    user_id: str = ALICE,
+    user_id: UserId = ALICE,
 ) -> list[str]:
     """Return the ids on all pages from a point on, each page read with a token."""
     found: list[str] = []
@@ -374,7 +375,8 @@ async def test_states_of_random_branches_equal_a_dictionary(
             if ordinal < base:
                 state["k", str(key)] = event_id
         spare = [room.outlier(type="k", state_key=str(number % 4)) for number in range(12)]
-        nids, states = [], []
+        nids: list[int] = []
+        states: list[dict[tuple[str, str], str]] = []
         for parent, added, removed in steps:
             index = parent % len(nids) if nids else None
             now = dict(state if index is None else states[index])

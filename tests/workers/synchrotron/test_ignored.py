@@ -1,5 +1,8 @@
 """Ignored users. Spec: client-server API, "Ignoring Users"."""
 
+from typing import Any
+
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.sliding_client import SlidingClient, deployed, deployed_list, merged_list
@@ -11,8 +14,8 @@ async def test_invitations_by_ignored_users_are_hidden(postgres: TestDatabase) -
         room_id = await bob.writes.create_room(invite=[alice.user_id])
         since = (await alice.sync())["next_batch"]
         assert room_id in (await alice.sync())["rooms"]["invite"]
-        ignored = {"ignored_users": {bob.user_id: {}}}
-        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
+        ignored: dict[str, Any] = {"ignored_users": {bob.user_id: {}}}
+        await world.set_account_data(alice.user_id, RoomId(""), "m.ignored_user_list", ignored)
         assert room_id not in (await alice.sync())["rooms"]["invite"]
         another = await bob.writes.create_room(invite=[alice.user_id])
         answer = await alice.sync(since)
@@ -30,8 +33,8 @@ async def test_user_learns_of_their_leave_before_a_hidden_invitation(postgres: T
         sliding = SlidingClient(alice, {"lists": {"all": merged_list(5)}})
         await sliding.sync()
         since = (await alice.sync())["next_batch"]
-        ignored = {"ignored_users": {bob.user_id: {}}}
-        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
+        ignored: dict[str, Any] = {"ignored_users": {bob.user_id: {}}}
+        await world.set_account_data(alice.user_id, RoomId(""), "m.ignored_user_list", ignored)
         await alice.writes.act(room_id, "leave")
         for room in (room_id, never_in):
             await bob.writes.act(room, "invite", {"user_id": alice.user_id})
@@ -59,8 +62,8 @@ async def test_invitation_is_not_sent_again_after_its_sender_is_ignored(postgres
         lists = {"l": deployed_list()}
         answer = await deployed(alice, lists=lists)
         assert "invite_state" in answer["rooms"][room_id]
-        ignored = {"ignored_users": {bob.user_id: {}}}
-        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
+        ignored: dict[str, Any] = {"ignored_users": {bob.user_id: {}}}
+        await world.set_account_data(alice.user_id, RoomId(""), "m.ignored_user_list", ignored)
         for action in (None, "kick", "invite", "ban"):
             if action is not None:
                 assert (await bob.writes.act(room_id, action, {"user_id": alice.user_id})).status == 200

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.config.sections import Shares
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.http import asgi
 from shared.http.asgi import send_response
 from shared.http.listener import HttpServer
@@ -43,7 +44,7 @@ async def test_pieces_join_to_the_whole_response(rooms: list[tuple[str, list[str
         plain[kind][f"!{number}"] = texts
         encoded = orjson.dumps(texts)
         cut = len(encoded) // 2
-        sections.append(Section(kind, f"!{number}", (encoded[:cut], encoded[cut:])))
+        sections.append(Section(kind, RoomId(f"!{number}"), (encoded[:cut], encoded[cut:])))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(response_pieces, "_PIECE_BYTES", piece)
@@ -146,7 +147,7 @@ async def test_client_that_takes_nothing_is_disconnected(monkeypatch: pytest.Mon
     held = AsyncExitStack()
     await held.enter_async_context(limits.under_way.place("slow"))
     held.callback(closed.append, "held")
-    answer = LongResponse(endless(), limits.turns, "slow", held)
+    answer = LongResponse(endless(), limits.turns, UserId("slow"), held)
     with pytest.raises(TimeoutError):
         await send_response(send, Response(answer))
     assert closed == ["held"]
@@ -157,15 +158,15 @@ async def test_client_that_takes_nothing_is_disconnected(monkeypatch: pytest.Mon
 def test_sent_members_are_bounded() -> None:
     memory = LazyMembers(200_000)
     for device in range(200):
-        answer = memory.begin("@a:x", f"D{device}", None)
+        answer = memory.begin(UserId("@a:x"), f"D{device}", None)
         for number in range(50):
-            answer.note("!r", f"@{number}:x", f"${number}")
+            answer.note(RoomId("!r"), UserId(f"@{number}:x"), EventId(f"${number}"))
         memory.complete(answer, "t")
     assert 0 < memory._bytes <= 200_000
     assert len(memory._devices) < 20
-    again = memory.begin("@a:x", "D199", "t")
-    assert again.is_redundant("!r", "@7:x", "$7")
-    assert not memory.begin("@a:x", "D0", "t").is_redundant("!r", "@7:x", "$7")
+    again = memory.begin(UserId("@a:x"), "D199", "t")
+    assert again.is_redundant(RoomId("!r"), UserId("@7:x"), EventId("$7"))
+    assert not memory.begin(UserId("@a:x"), "D0", "t").is_redundant(RoomId("!r"), UserId("@7:x"), EventId("$7"))
 
 
 _LAZY = {"room": {"state": {"lazy_load_members": True}}}

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import Client, fleet, soon
 from tests.spec_answers import check_answer
@@ -26,7 +27,7 @@ async def _initial(who: Client, **query: Any) -> Any:
     return answer.json
 
 
-async def _room_initial(who: Client, room_id: str, **query: Any) -> Any:
+async def _room_initial(who: Client, room_id: RoomId, **query: Any) -> Any:
     answer = await who.room(room_id, "initialSync", **query)
     assert answer.status == 200, answer.body
     check_answer("room_initial_sync.yaml", "/rooms/{roomId}/initialSync", "get", answer.json)
@@ -54,7 +55,7 @@ async def test_client_from_before_sync_starts_and_follows(postgres: TestDatabase
         await bob.writes.act(left, "join")
         await bob.writes.act(left, "leave")
         await world.set_account_data(bob.user_id, room_id, "m.tag", {"tags": {}})
-        await world.set_account_data(bob.user_id, "", "m.x", {"y": 1})
+        await world.set_account_data(bob.user_id, RoomId(""), "m.x", {"y": 1})
 
         start = await _initial(bob, limit=2)
         rooms = {room["room_id"]: room for room in start["rooms"]}
@@ -117,12 +118,12 @@ async def test_events_have_presence_receipts_and_account_data(postgres: TestData
         assert start["receipts"] == []
         assert "m.push_rules" in {event["type"] for event in start["account_data"]}
 
-        tags = {"tags": {"m.favourite": {}}}
+        tags: dict[str, Any] = {"tags": {"m.favourite": {}}}
         await world.set_receipt(room_id, alice.user_id, sent)
         online = f"/presence/{people[0].writes.quoted}/status"
         assert (await people[0].writes.call("PUT", online, {"presence": "online"})).status == 200
         await world.set_account_data(bob.user_id, room_id, "m.tag", tags)
-        await world.set_account_data(bob.user_id, "", "m.x", {"y": 2})
+        await world.set_account_data(bob.user_id, RoomId(""), "m.x", {"y": 2})
         chunk: list[Any] = []
         token = start["end"]
         while len(chunk) < 4:
@@ -155,7 +156,8 @@ async def test_events_have_a_limit_and_none_is_lost(postgres: TestDatabase) -> N
             await alice.writes.send(rooms[number % 2], str(number))
         await bob.writes.create_room(invite=[alice.user_id])
         await alice.writes.send(rooms[0], "6")
-        chunks, at = [], token
+        chunks: list[list[str]] = []
+        at = token
         while not chunks or chunks[-1]:
             page = await _events(alice, limit=3, timeout=0, **{"from": at})
             assert page["start"] == at

@@ -9,6 +9,7 @@ from replication.calls.presence import DevicePresence
 from replication.streams import PRESENCE
 from shared.core.errors import RemoteServerError
 from shared.core.filters import EventFilter
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from shared.core.sync_tokens.stream_token import StreamToken
@@ -23,7 +24,7 @@ from workers.synchrotron.presence.section import PresenceSections
 from workers.synchrotron.sections.span import Span
 from workers.synchrotron.users.sync_user import SyncUser
 
-_ONLY_PRESENCE = {"room": {"rooms": []}, "account_data": {"types": []}}
+_ONLY_PRESENCE: dict[str, Any] = {"room": {"rooms": []}, "account_data": {"types": []}}
 
 
 def _told(answer: Any) -> dict[str, str]:
@@ -84,7 +85,9 @@ async def test_presence_reaches_users_who_share_a_room_and_no_others(postgres: T
             while not (told := _told(answer := await waiting[1])):
                 waiting[1] = asyncio.create_task(eve.sync(answer["next_batch"], timeout=5_000))
         assert told == {alice.user_id: "online"}
-        await world.set_account_data(eve.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+        await world.set_account_data(
+            eve.user_id, RoomId(""), "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}}
+        )
         assert _told(await eve.sync()) == {}
         # A process that does not remember the token sends everything that may be new.
         bob.reads.synchrotron = 0
@@ -188,7 +191,7 @@ async def test_presence_change_wakes_a_few_users_and_reaches_all(
         assert _told(await near) == {alice.user_id: "online"}
         assert not far.done()
         wake_ups = process.metric("skep_sync_wake_ups_total")
-        await world.set_account_data(carol.user_id, "", "m.x", {})
+        await world.set_account_data(carol.user_id, RoomId(""), "m.x", {})
         answer = await far
         assert _told(answer) == {alice.user_id: "online"} and answer["account_data"]["events"]
         assert _told(await carol.sync(answer["next_batch"])) == {}
@@ -235,7 +238,7 @@ async def test_lost_presence_rows_are_read_from_their_writer(postgres: TestDatab
         assert (await _until_told(bob, token))[0] == {alice.user_id: "online"}
 
 
-def _row(user_id: str, state: str, position: int, writer: int = 1, status: str | None = None) -> PresenceRow:
+def _row(user_id: UserId, state: str, position: int, writer: int = 1, status: str | None = None) -> PresenceRow:
     return PresenceRow(
         position=position,
         writer=writer,
@@ -250,34 +253,38 @@ def _row(user_id: str, state: str, position: int, writer: int = 1, status: str |
 def test_presence_survives_a_change_of_owner() -> None:
     memory = PresenceMemory()
     for position, name in enumerate(("@a:x", "@b:x", "@c:x"), start=1):
-        memory.change(_row(name, "online", position), position, ["!r"])
+        memory.change(_row(UserId(name), "online", position), position, [RoomId("!r")])
     assert memory.last_seq == 3
     memory.withdraw(1, 2, 5_000)
     assert memory.pop_expired(5_000 + WITHDRAWN_FOR_MS - 1) == []
-    assert memory.refresh(_row("@a:x", "online", 1, writer=2))  # from the new owner: no change
+    assert memory.refresh(_row(UserId("@a:x"), "online", 1, writer=2))  # from the new owner: no change
     [gone] = memory.pop_expired(5_000 + WITHDRAWN_FOR_MS)
     assert (gone.user_id, gone.state) == ("@b:x", "offline")
     assert [seen.row.user_id for seen in memory.changed_since(1)] == ["@c:x", "@b:x"]
-    assert not memory.refresh(_row("@c:x", "unavailable", 9)) and not memory.refresh(
-        _row("@c:x", "online", 9, status="?")
+    assert not memory.refresh(_row(UserId("@c:x"), "unavailable", 9)) and not memory.refresh(
+        _row(UserId("@c:x"), "online", 9, status="?")
     )
-    assert memory.refresh(_row("@new:x", "offline", 3)) and not memory.refresh(_row("@new:x", "online", 3))
-    memory.move("@c:x", "!r", "leave", 10)
-    memory.move("@a:x", "!other", "join", 11)
+    assert memory.refresh(_row(UserId("@new:x"), "offline", 3)) and not memory.refresh(
+        _row(UserId("@new:x"), "online", 3)
+    )
+    memory.move(UserId("@c:x"), RoomId("!r"), "leave", 10)
+    memory.move(UserId("@a:x"), RoomId("!other"), "join", 11)
     assert [(seen.row.user_id, seen.rooms) for seen in memory.changed_since(2)] == [
         ("@a:x", ("!r", "!other")),
         ("@c:x", ()),
     ]
     content = presence_event(
-        PresenceRow(position=1, writer=1, user_id="@a:x", state="online", last_active_ms=1, currently_active=True),
+        PresenceRow(
+            position=1, writer=1, user_id=UserId("@a:x"), state="online", last_active_ms=1, currently_active=True
+        ),
         10_000_000,
     )["content"]
     assert content == {"presence": "online", "last_active_ago": 60_000, "currently_active": True}
 
 
 async def test_disabled_presence_sends_nothing() -> None:
-    memory, user = PresenceMemory(), SyncUser("@a:x")
-    memory.change(_row("@a:x", "online", 1), 1, [])
+    memory, user = PresenceMemory(), SyncUser(UserId("@a:x"))
+    memory.change(_row(UserId("@a:x"), "online", 1), 1, [])
     span = Span(StreamToken({}), StreamToken({}), 0, False)
     nobody_asks: Any = None
     for enabled, told in ((True, 1), (False, 0)):
@@ -322,7 +329,7 @@ async def test_devices_are_reported_every_25_seconds_and_when_they_change() -> N
             for one in devices
         ]
 
-    with reports.syncing("@a:x", "D", ""):
+    with reports.syncing(UserId("@a:x"), "D", ""):
         assert await due() == [("one", "@a:x", "", 0, 0)]
         for _ in range(24):
             clock.advance(1)
@@ -331,24 +338,24 @@ async def test_devices_are_reported_every_25_seconds_and_when_they_change() -> N
         assert await due() == [("one", "@a:x", "", 0, 25_000)]  # it still waits
         clock.advance(10)
     for _ in range(80):
-        with reports.syncing("@a:x", "D", ""):
+        with reports.syncing(UserId("@a:x"), "D", ""):
             clock.advance(0.125)
     assert await due() == []
     clock.advance(5)
     assert await due() == [("one", "@a:x", "", 5_000, 50_000)]
     # Sent messages count as activity, but not each of them.
     for _ in range(10):
-        reports.acted("@a:x")
+        reports.acted(UserId("@a:x"))
     assert len(await due()) == 1
-    reports.acted("@a:x")
+    reports.acted(UserId("@a:x"))
     assert await due() == []
-    with reports.syncing("@a:x", "D", "unavailable"):
+    with reports.syncing(UserId("@a:x"), "D", "unavailable"):
         assert await due() == [("one", "@a:x", "unavailable", 0, 0)]
-    with reports.syncing("@a:x", "D", "offline"):
+    with reports.syncing(UserId("@a:x"), "D", "offline"):
         assert await due() == []  # it does not count beside the syncs that do
     # An unreachable owner, then a wrong one, then the new owner, who has no earlier report.
     owners.away = {"one"}
-    with reports.syncing("@a:x", "D", "online"):
+    with reports.syncing(UserId("@a:x"), "D", "online"):
         assert await due() == [] and owners.learned == 1
     owners.away, owners.wrong = set(), frozenset({"@a:x"})
     assert len(await due()) == 1 and owners.learned == 2
@@ -368,11 +375,11 @@ async def test_reported_devices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     owners = _Owners()
     reports = PresenceReports(owners, MockClock(), enabled=True)
     for number in range(5):
-        with reports.syncing(f"@{number}:x", None, ""):
+        with reports.syncing(UserId(f"@{number}:x"), None, ""):
             pass
     await reports.report_due()
     assert [len(devices) for _, devices in owners.reports] == [2, 1]
     assert 1_000 <= reports.size_bytes < 1_500
     disabled = PresenceReports(owners, MockClock(), enabled=False)
-    with disabled.syncing("@a:x", "D", ""):
+    with disabled.syncing(UserId("@a:x"), "D", ""):
         assert disabled.size_bytes == 0

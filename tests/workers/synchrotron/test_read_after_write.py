@@ -10,6 +10,7 @@ import pytest
 
 from replication.streams import EVENTS, TOKEN_LETTERS
 from replication.streams.follower import Follower
+from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector
 from tests.fix_servers import TestDatabase
@@ -29,7 +30,7 @@ async def test_first_sync_has_everything_written_just_before(postgres: TestDatab
         world.bus.holding = True
         await bob.writes.act(room_id, "join")
         sent = await bob.writes.send(room_id, "hello")
-        await world.set_account_data(bob.user_id, "", "org.example", {"a": 1})
+        await world.set_account_data(bob.user_id, RoomId(""), "org.example", {"a": 1})
         await world.set_account_data(bob.user_id, room_id, "m.tag", {"tags": {"u.x": {}}})
         await world.set_receipt(room_id, bob.user_id, sent.event_id)
         async with asyncio.timeout(_LIMIT_S):

@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shared.core.events.relation import Relation, relation_of, relation_of_json
+from shared.core.identifiers import EventId, RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.requests import Answer
 from tests.rigs.synchrotron import Client, fleet
@@ -16,7 +17,7 @@ async def v1(client: Client, path: str, **query: Any) -> Answer:
     return await process.get(f"/_matrix/client/v1{path}", query, f"{client.user_id}|{client.writes.device}")
 
 
-async def relations(client: Client, room_id: str, event_id: str, more: str = "", **query: Any) -> Any:
+async def relations(client: Client, room_id: RoomId, event_id: EventId, more: str = "", /, **query: Any) -> Any:
     answer = await v1(client, f"/rooms/{quote(room_id)}/relations/{quote(event_id)}{more}", **query)
     assert answer.status == 200, answer.body
     names = ["", "/{relType}", "/{relType}/{eventType}"][more.count("/")]
@@ -24,7 +25,7 @@ async def relations(client: Client, room_id: str, event_id: str, more: str = "",
     return answer.json
 
 
-async def send(client: Client, room_id: str, text: str, relation: Any = None, **content: Any) -> str:
+async def send(client: Client, room_id: RoomId, text: str, relation: Any = None, **content: Any) -> EventId:
     body = {"msgtype": "m.text", "body": text, **content}
     if relation is not None:
         body["m.relates_to"] = {"rel_type": relation[0], "event_id": relation[1]}
@@ -33,11 +34,11 @@ async def send(client: Client, room_id: str, text: str, relation: Any = None, **
     return (await client.writes.call("PUT", path, body)).event_id
 
 
-async def edit(client: Client, room_id: str, event_id: str, text: str) -> str:
+async def edit(client: Client, room_id: RoomId, event_id: EventId, text: str) -> EventId:
     return await send(client, room_id, "* " + text, ("m.replace", event_id), **{"m.new_content": {"body": text}})
 
 
-async def bundled(client: Client, room_id: str, event_id: str) -> Any:
+async def bundled(client: Client, room_id: RoomId, event_id: EventId) -> Any:
     """Return `m.relations`, which must be the same in every endpoint."""
     event = (await client.room(room_id, f"event/{quote(event_id)}")).json
     context = (await client.room(room_id, f"context/{quote(event_id)}")).json["event"]
@@ -60,8 +61,10 @@ def without_times(value: Any) -> Any:
 
 
 def test_relation_must_match_the_schema() -> None:
-    assert relation_of({"m.relates_to": {"rel_type": "m.thread", "event_id": "$a"}}) == Relation("m.thread", "$a")
-    for stated in (
+    assert relation_of({"m.relates_to": {"rel_type": "m.thread", "event_id": "$a"}}) == Relation(
+        "m.thread", EventId("$a")
+    )
+    wrong: tuple[Any, ...] = (
         None,
         [],
         "x",
@@ -74,9 +77,12 @@ def test_relation_must_match_the_schema() -> None:
         {"m.in_reply_to": {"event_id": "$a"}},
         {"rel_type": "é" * 128, "event_id": "$a"},
         {"rel_type": "\ud800", "event_id": "$a"},
-    ):
+    )
+    for stated in wrong:
         assert relation_of({"m.relates_to": stated}) is None
-    assert relation_of_json(b'{"content":{"m.relates_to":{"event_id":"$a","rel_type":"r"}}}') == Relation("r", "$a")
+    assert relation_of_json(b'{"content":{"m.relates_to":{"event_id":"$a","rel_type":"r"}}}') == Relation(
+        "r", EventId("$a")
+    )
     assert relation_of_json(b'{"content":{},"m.relates_to":{"event_id":"$a","rel_type":"r"}}') is None
     assert relation_of_json(b'{"content":{}}') is None
 
@@ -137,7 +143,9 @@ async def test_ignored_users_are_not_counted(postgres: TestDatabase) -> None:
         assert (await bundled(alice, room_id, root))["m.thread"]["count"] == 4
         assert not (await bundled(alice, room_id, root))["m.thread"]["current_user_participated"]
         assert len((await relations(alice, room_id, root))["chunk"]) == 4
-        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {carol.user_id: {}}})
+        await world.set_account_data(
+            alice.user_id, RoomId(""), "m.ignored_user_list", {"ignored_users": {carol.user_id: {}}}
+        )
         found = await relations(alice, room_id, root)
         assert [each["event_id"] for each in found["chunk"]] == replies[:1]
         page = (await alice.room(room_id, "messages", dir="b", limit=100)).json["chunk"]
@@ -311,7 +319,7 @@ async def test_only_limited_timelines_are_bundled(postgres: TestDatabase) -> Non
 async def test_fetched_history_counts_and_hostile_text_is_stored(postgres: TestDatabase) -> None:
     async with store(postgres.dsn) as stored, fleet(postgres.dsn) as world:
         room = stored.room()
-        room.live(**room.member("@bob:remote", "join"))
+        room.live(**room.member(UserId("@bob:remote"), "join"))
         root = room.live()
         room.live(**room.member(ALICE, "join"))
         thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}, "body": "x"}

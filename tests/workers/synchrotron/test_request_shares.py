@@ -7,6 +7,7 @@ import pytest
 
 from shared.config.sections import Places, Shares
 from shared.core.errors import MatrixError
+from shared.core.identifiers import UserId
 from shared.http import asgi
 from shared.http.asgi import send_response
 from shared.http.endpoint import Endpoint, Share
@@ -25,7 +26,7 @@ def request_of(user: str, share: Share) -> Request:
         body=b"",
         client_address="192.0.2.1",
         request_id="r",
-        requester=Requester(f"@{user}:x", "D", b""),
+        requester=Requester(UserId(f"@{user}:x"), "D", b""),
     )
 
 

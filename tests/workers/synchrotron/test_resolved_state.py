@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from replication.bus import wire
 from replication.streams import EVENTS
+from shared.core.identifiers import UserId
 from shared.core.rows import EventRow
 from shared.metrics.synchrotron import SyncMetrics
 from shared.rooms.state_history import history
@@ -24,8 +25,8 @@ from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.rooms.room_lookups import RoomLookups
 
 TOPIC = ("m.room.topic", "")
-ALICE, BOB, CAROL = (f"@{name}:example.org" for name in ("alice", "bob", "carol"))
-AFTER = {"use_state_after": True}
+ALICE, BOB, CAROL = (UserId(f"@{name}:example.org") for name in ("alice", "bob", "carol"))
+AFTER: dict[str, Any] = {"use_state_after": True}
 
 
 def told(section: Any, part: str = "state") -> dict[tuple[str, str], str]:
@@ -262,7 +263,9 @@ def looks_back(room: CachedRoom, start: int) -> dict[Any, str | None]:
         (key, place): room.state_before(key, place) for key in keys for place in range(start, room.last_ordinal + 2)
     }
     assert all(found[key, room.last_ordinal + 1].known for key in keys)
-    return {place: found.event and found.event.event_id for place, found in found.items() if found.known}
+    return {
+        place: None if value.event is None else value.event.event_id for place, value in found.items() if value.known
+    }
 
 
 def assert_same(kept: CachedRoom, fresh: CachedRoom) -> None:

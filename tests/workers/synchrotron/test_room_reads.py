@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
 from shared.rooms.history_tokens import format_point
@@ -12,11 +13,11 @@ from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
 from tests.rigs.requests import Answer
-from tests.rigs.synchrotron import fleet
+from tests.rigs.synchrotron import World, fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
 from workers.synchrotron.waiting.sync_tokens import format_sync_token
 
-BOB, CAROL = "@bob:remote", "@carol:example.org"
+BOB, CAROL = UserId("@bob:remote"), UserId("@carol:example.org")
 
 
 def bodies(events: Any) -> list[str]:
@@ -70,7 +71,7 @@ async def test_pages_in_both_directions(postgres: TestDatabase) -> None:
             assert (answer.status, answer.errcode) == (400, errcode), query
         refused = await mallory.room(room_id, "messages", dir="b")
         assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
-        unknown = await alice.room("!nothing:example.org", "messages", dir="b")
+        unknown = await alice.room(RoomId("!nothing:example.org"), "messages", dir="b")
         assert (unknown.status, unknown.errcode) == (403, "M_FORBIDDEN")
 
 
@@ -143,18 +144,23 @@ async def test_state_and_members_of_a_member_and_a_former_one(postgres: TestData
         assert bodies(page["chunk"]) == ["for all", "m.room.history_visibility"]
 
 
+DORA, EVE = UserId("@dora:example.org"), UserId("@eve:example.org")
+
+
 class Reads:
     """A synchrotron over rooms that the test stores directly."""
 
-    def __init__(self, world: Any, stored: Store) -> None:
+    def __init__(self, world: World, stored: Store) -> None:
         self.stored = stored
         self._process = world.synchrotrons[0]
 
-    async def get(self, room: StoredRoom, path: str, user_id: str = ALICE, version: str = "v3", **query: Any) -> Answer:
+    async def get(
+        self, room: StoredRoom, path: str, user_id: UserId = ALICE, /, *, version: str = "v3", **query: Any
+    ) -> Answer:
         path = f"/_matrix/client/{version}/rooms/{quote(room.room_id, safe='')}/{path}"
         return await self._process.get(path, query, f"{user_id}|DEVICE")
 
-    async def ids(self, room: StoredRoom, user_id: str = ALICE, **query: Any) -> list[str]:
+    async def ids(self, room: StoredRoom, user_id: UserId = ALICE, /, **query: Any) -> list[str]:
         """Return the ids of one page of /messages."""
         answer = await self.get(room, "messages", user_id, **{"limit": 100, **query})
         assert answer.status == 200, answer.body
@@ -278,8 +284,8 @@ async def test_nearest_event_to_a_timestamp(postgres_module: TestDatabase) -> No
         backwards = room.live(ts=250)  # a clock that is late
         await room.save()
 
-        async def nearest(ts: Any, direction: str, user_id: str = ALICE) -> Any:
-            answer = await reads.get(room, "timestamp_to_event", user_id, "v1", ts=ts, dir=direction)
+        async def nearest(ts: Any, direction: str, user_id: UserId = ALICE) -> Any:
+            answer = await reads.get(room, "timestamp_to_event", user_id, version="v1", ts=ts, dir=direction)
             return answer.json["event_id"] if answer.status == 200 else (answer.status, answer.errcode)
 
         names = {room_id: name for name, room_id in {"mine": mine, "fetched": fetched, "behind": backwards}.items()}
@@ -319,7 +325,7 @@ async def test_nearest_event_to_a_timestamp(postgres_module: TestDatabase) -> No
 
 async def test_events_of_an_erased_user_are_redacted_for_later_members(postgres_module: TestDatabase) -> None:
     async with reading(postgres_module) as reads:
-        room, gone = reads.stored.room(), "@gone:example.org"
+        room, gone = reads.stored.room(), UserId("@gone:example.org")
         room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "world_readable"})
         before = room.live(sender=gone, content={"body": "secret"})
         room.live(**room.member(ALICE, "join", ts=500))
@@ -328,13 +334,13 @@ async def test_events_of_an_erased_user_are_redacted_for_later_members(postgres_
         room.live(**room.member(CAROL, "join", ts=2000))
         fetched = room.history(3, sender=gone, content={"body": "secret"})
         topic = room.live(type="m.room.topic", state_key="", sender=gone, content={"topic": "secret"})
-        room.live(**room.member("@dora:example.org", "join", ts=2000))
+        room.live(**room.member(DORA, "join", ts=2000))
         changed = room.live(
             type="m.room.topic", state_key="", content={"topic": "public"}, replaces_nid=room.nids[topic]
         )
         await room.save()
 
-        async def bodies_of(user_id: str) -> dict[str, Any]:
+        async def bodies_of(user_id: UserId) -> dict[str, Any]:
             page = (await reads.get(room, "messages", user_id, dir="b", limit=100)).json
             return {event["event_id"]: event["content"].get("body") for event in page["chunk"]}
 
@@ -344,16 +350,16 @@ async def test_events_of_an_erased_user_are_redacted_for_later_members(postgres_
         # She was joined when it was sent, or joined before the erasure: she sees it.
         assert {(await bodies_of(ALICE))[each] for each in (before, during, fetched)} == {"secret"}
 
-        async def topic_before(user_id: str) -> Any:
+        async def topic_before(user_id: UserId) -> Any:
             event = (await reads.get(room, f"event/{quote(changed)}", user_id)).json
             assert event["content"] == {"topic": "public"}
             return event["unsigned"]["prev_content"]
 
         # The topic too: Carol saw it, Dora did not.
         assert [await topic_before(reader) for reader in (ALICE, CAROL)] == [{"topic": "secret"}] * 2
-        assert [await topic_before(reader) for reader in ("@dora:example.org", "@eve:example.org")] == [{}] * 2
+        assert [await topic_before(reader) for reader in (DORA, EVE)] == [{}] * 2
         # Carol and Dora joined afterwards, Eve never did.
-        for reader in (CAROL, "@dora:example.org", "@eve:example.org"):
+        for reader in (CAROL, DORA, EVE):
             shown = await bodies_of(reader)
             assert {shown[each] for each in (before, during, fetched)} == {None} and shown[kept] == "public"
             event = (await reads.get(room, f"event/{quote(during)}", reader)).json

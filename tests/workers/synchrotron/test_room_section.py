@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import UserId
 from shared.rooms.history_tokens import format_point, parse_point
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from tests.workers.synchrotron.events import event
@@ -107,7 +108,7 @@ def test_whole_state_has_no_key_that_left_the_state(plan: list[Any], limit: int)
 
 def test_members_that_lazy_loading_needs() -> None:
     timeline = cut_timeline(
-        [event(1, sender="@a:x"), event(2, sender="@b:x"), event(3, sender="@a:x")],
+        [event(1, sender=UserId("@a:x")), event(2, sender=UserId("@b:x")), event(3, sender=UserId("@a:x"))],
         lambda e: True,
         limit=2,
         above=0,
@@ -115,7 +116,7 @@ def test_members_that_lazy_loading_needs() -> None:
         end=3,
     )
     have = {(MEMBER, "@b:x"): event(9, MEMBER, "@b:x", membership="join")}
-    assert needed_members(timeline, ["@h:x"], "@own:x", have) == [
+    assert needed_members(timeline, [UserId("@h:x")], UserId("@own:x"), have) == [
         (MEMBER, "@a:x"),
         (MEMBER, "@h:x"),
         (MEMBER, "@own:x"),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import RoomId
 from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.fleet.background_steps import list_set_aside
@@ -216,9 +217,11 @@ async def test_search_finds_only_events_that_the_user_may_see(postgres: TestData
         await index(world)
         assert await world.database.fetchval("SELECT count(*) FROM search_words WHERE words @@ 'redacted'") == 0
         await bob.writes.act(room_id, "join")
-        await world.set_account_data(bob.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+        await world.set_account_data(
+            bob.user_id, RoomId(""), "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}}
+        )
         assert (await found(bob, "bees"))["count"] == 0
-        await world.set_account_data(bob.user_id, "", "m.ignored_user_list", {})
+        await world.set_account_data(bob.user_id, RoomId(""), "m.ignored_user_list", {})
         # Later members see the events of an erased sender redacted, so their words are not found.
         await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "shared"})
         await alice.writes.send(room_id, "bees shared")

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet, soon
 from tests.workers.synchrotron.devices import person, writers
@@ -297,7 +298,7 @@ async def test_list_filters(postgres: TestDatabase) -> None:
         space = await alice.writes.create_room(creation_content={"type": "m.space"}, name="hive")
         await alice.writes.put_state(space, "m.space.child", {"via": ["x"]}, plain)
         invited = await bob.writes.create_room(invite=[alice.user_id], name="bobs")
-        await world.set_account_data(alice.user_id, "", "m.direct", {bob.user_id: [secret]})
+        await world.set_account_data(alice.user_id, RoomId(""), "m.direct", {bob.user_id: [secret]})
         await world.set_account_data(alice.user_id, plain, "m.tag", {"tags": {"m.favourite": {}, "u.a": {}}})
         names = {plain: "plain", secret: "secret", space: "space", invited: "invited"}
 
@@ -338,7 +339,7 @@ async def test_list_filters(postgres: TestDatabase) -> None:
         client = SlidingClient(alice, {"lists": lists()})
         await client.sync()
         assert client.counts == {"dms": 1, "child": 1, "crypt": 1, "bees": 1}
-        await world.set_account_data(alice.user_id, "", "m.direct", {bob.user_id: [secret, plain]})
+        await world.set_account_data(alice.user_id, RoomId(""), "m.direct", {bob.user_id: [secret, plain]})
         answer = await client.sync(10_000)
         assert client.counts["dms"] == 2 and answer["rooms"][plain]["is_dm"] is True
         await alice.writes.put_state(space, "m.space.child", {}, plain)
@@ -373,21 +374,21 @@ async def test_required_state(postgres: TestDatabase) -> None:
         named = {"include": [{}, {"type": of_alice[0], "state_key": of_alice[1]}], "lazy_members": True}
         assert await told(1, named) == everything - {of_carol}
 
-        client = SlidingClient(alice, {"lists": {"l": merged_list(1, {"lazy_members": True})}})
-        assert keys((await client.sync())["rooms"][room_id]) == {of_bob}
+        lazy = SlidingClient(alice, {"lists": {"l": merged_list(1, {"lazy_members": True})}})
+        assert keys((await lazy.sync())["rooms"][room_id]) == {of_bob}
         await bob.writes.send(room_id, "again")
-        assert keys((await client.sync())["rooms"][room_id]) == set()  # bob's was sent
+        assert keys((await lazy.sync())["rooms"][room_id]) == set()  # bob's was sent
         await carol.writes.act(room_id, "leave")
-        assert keys((await client.sync())["rooms"][room_id]) == {of_carol}
+        assert keys((await lazy.sync())["rooms"][room_id]) == {of_carol}
         wider = {"include": [{"type": "m.room.name"}, {"type": "m.room.topic"}], "lazy_members": True}
-        answer = await client.sync(lists={"l": merged_list(1, wider)})
+        answer = await lazy.sync(lists={"l": merged_list(1, wider)})
         assert keys(answer["rooms"][room_id]) == {name, topic} and "timeline" not in answer["rooms"][room_id]
         await alice.writes.put_state(room_id, "m.room.name", {})
-        room = (await client.sync())["rooms"][room_id]
+        room = (await lazy.sync())["rooms"][room_id]
         assert room["name"] is None and name in keys(room)
         assert [hero["user_id"] for hero in room["heroes"]] == [bob.user_id]
         await alice.writes.put_state(room_id, "m.room.avatar", {"url": "mxc://a/b"})
-        assert (await client.sync())["rooms"][room_id]["avatar"] == "mxc://a/b"
+        assert (await lazy.sync())["rooms"][room_id]["avatar"] == "mxc://a/b"
 
 
 async def test_rooms_beyond_the_size_limit_come_with_the_next_response(

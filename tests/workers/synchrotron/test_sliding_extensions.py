@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet, soon
 from tests.workers.client_api.keys import one_time_keys, upload
@@ -92,7 +93,7 @@ async def test_account_data_receipts_and_typing_of_rooms_in_scope(postgres: Test
         await world.set_receipt(quiet, bob.user_id, last)
         await world.set_receipt(quiet, alice.user_id, old)
         await world.set_account_data(alice.user_id, quiet, "m.tag", {"tags": {}})
-        await world.set_account_data(alice.user_id, "", "m.x", {"a": 1})
+        await world.set_account_data(alice.user_id, RoomId(""), "m.x", {"a": 1})
         await alice.writes.send(loud, "on top")
         lists = {"top": merged_list(1, range=[0, 0])}
         everything = {name: on() for name in ("account_data", "receipts", "typing")}
@@ -130,7 +131,7 @@ async def test_account_data_receipts_and_typing_of_rooms_in_scope(postgres: Test
         world.set_typing(quiet, bob.user_id, 0)
         await soon(waiting)
         assert not waiting.done()
-        await world.set_account_data(alice.user_id, "", "m.y", {"a": 1})
+        await world.set_account_data(alice.user_id, RoomId(""), "m.y", {"a": 1})
         silent = await waiting
         assert silent["rooms"] == {} and silent["extensions"].keys() == {"account_data"}
         for process in (0, 1):

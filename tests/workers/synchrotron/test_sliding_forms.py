@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.sliding_client import DEPLOYED, MERGED, post
@@ -33,7 +34,7 @@ async def test_example_of_each_form(postgres: TestDatabase, path: str, name: str
         )
         await bob.writes.act(room_id, "join")
         direct = await alice.writes.create_room(invite=[bob.user_id])
-        await world.set_account_data(alice.user_id, "", "m.direct", {bob.user_id: [direct]})
+        await world.set_account_data(alice.user_id, RoomId(""), "m.direct", {bob.user_id: [direct]})
         request = json.loads(json.dumps(example["request"]).replace(ROOM, room_id))
         first = await post(alice, path, {**request, "room_subscriptions": {}})
         assert first.status == 200, first.body

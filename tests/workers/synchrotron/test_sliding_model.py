@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import Client, fleet
 from tests.workers.synchrotron.naive_rooms import NaiveRoom, read_naively
@@ -56,7 +57,7 @@ class RandomClient:
             pass
 
 
-async def earlier(client: Client, room_id: str, place: str | None) -> list[str]:
+async def earlier(client: Client, room_id: RoomId, place: str | None) -> list[str]:
     """Return the events on all pages back from a point, oldest first."""
     found: list[str] = []
     while place is not None:
@@ -76,7 +77,7 @@ async def check(one: RandomClient, naive: dict[str, NaiveRoom]) -> None:
     assert {room_id for room_id, room in rooms.items() if room.membership == "join"} == joined
     for room_id in joined:
         mine, truth = rooms[room_id], naive[room_id].state_ids()
-        timeline = await earlier(client, room_id, mine.prev_batch) + mine.timeline
+        timeline = await earlier(client, RoomId(room_id), mine.prev_batch) + mine.timeline
         assert timeline == naive[room_id].visible(user_id), (user_id, room_id)
         members = sum(room_state_is_join(naive[room_id], key) for key in truth)
         assert mine.joined == members
@@ -105,7 +106,7 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
             for name in NAMES
             for number, state in enumerate((WHOLE, LAZY, None))
         ]
-        room_ids: list[str] = []
+        room_ids: list[RoomId] = []
         for number in range(160):
             if forks and room_ids and dice.random() < 0.25:
                 await fork(world, dice, dice.choice(room_ids), number, set())

@@ -13,7 +13,9 @@ from tests.rigs.synchrotron import Client, World, fleet
 from tests.workers.synchrotron.sliding_client import MERGED, SlidingClient, merged, merged_list, post
 
 _ROOMS = 6
-_NARROW = {"lists": {"l": merged_list(3, range=[0, 1])}}  # rooms leave the range with every message: states change
+_NARROW: dict[str, Any] = {
+    "lists": {"l": merged_list(3, range=[0, 1])}
+}  # rooms leave the range with every message: states change
 
 
 async def test_position_of_the_answered_request_stays_good_when_the_aborted_one_is_stored_last(
@@ -62,7 +64,9 @@ async def test_states_made_from_one_are_bounded(postgres: TestDatabase) -> None:
 async def test_counts_of_a_lost_response_are_sent_again(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
-        body = {"lists": {"l": merged_list(1, range=[5, 9])}}  # beyond the rooms: there is nothing but the count
+        body: dict[str, Any] = {
+            "lists": {"l": merged_list(1, range=[5, 9])}
+        }  # beyond the rooms: there is nothing but the count
         await alice.writes.create_room()
         first = await merged(alice, **body)
         await alice.writes.create_room()

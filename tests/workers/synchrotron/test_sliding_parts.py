@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.rooms.timeline_event import MEMBER
 from workers.synchrotron.sliding import connection_state
@@ -26,7 +27,7 @@ from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomConfig, merge_configs
 from workers.synchrotron.sliding.required_state import RequiredState, StateRequest, combine
 
-ROOMS = [f"!{name}" for name in "abcdefgh"]
+ROOMS = [RoomId(f"!{name}") for name in "abcdefgh"]
 TYPES, KEYS = (MEMBER, "m.room.name", "m.x"), ("", "@a:x", "@b:x")
 ELEMENTS = st.frozensets(st.tuples(st.sampled_from((None, *TYPES)), st.sampled_from((None, *KEYS))), max_size=4)
 WISHES = st.builds(StateRequest, ELEMENTS, ELEMENTS, st.booleans())
@@ -38,8 +39,8 @@ ALL_KEYS = [(type_, key) for type_ in TYPES for key in KEYS]
     st.lists(st.tuples(st.sampled_from(ROOMS), st.one_of(st.none(), st.integers(0, 9))), max_size=40),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda ends: (min(ends), max(ends))), max_size=3),
 )
-def test_ranking_equals_a_sorted_list(moves: list[tuple[str, int | None]], ranges: list[tuple[int, int]]) -> None:
-    ranking, places = Ranking(), dict[str, int]()
+def test_ranking_equals_a_sorted_list(moves: list[tuple[RoomId, int | None]], ranges: list[tuple[int, int]]) -> None:
+    ranking, places = Ranking(), dict[RoomId, int]()
     for room_id, place in moves:
         if place is None:
             ranking.remove(room_id)
@@ -118,21 +119,21 @@ def test_stored_state_is_decoded_unchanged(state: ConnectionState) -> None:
 def test_state_that_is_too_large_forgets_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_state, "MAX_BYTES", 2_000)
     dice = random.Random(1)
-    rooms = {f"!{number}": SentRoom(dice.randrange(1 << 60), known_from=number) for number in range(1000)}
+    rooms = {RoomId(f"!{number}"): SentRoom(dice.randrange(1 << 60), known_from=number) for number in range(1000)}
     state = ConnectionState(rooms, (combine([]),))
     encoded, kept = encode_state(state)
     assert len(encoded) <= 2_000 and 0 < len(kept.rooms) < 500
     assert kept.rooms.items() <= rooms.items() and list(kept.rooms)[-1] == "!999"
     assert decode_state(encoded, {room.room_nid: room_id for room_id, room in rooms.items()}) == kept
-    names = [f"!{dice.randrange(1 << 200)}" for _ in range(100)]
+    names = [RoomId(f"!{dice.randrange(1 << 200)}") for _ in range(100)]
     encoded, kept = encode_state(ConnectionState(subscriptions=dict.fromkeys(names, RoomConfig(1, combine([])))))
     assert len(encoded) <= 2_000 and list(kept.subscriptions)[-1] == names[-1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(ROOMS), st.integers(0, 200), st.integers(0, 200)), min_size=1, max_size=150))
-def test_states_and_tokens_are_bounded(changes: list[tuple[str, int, int]]) -> None:
+def test_states_and_tokens_are_bounded(changes: list[tuple[RoomId, int, int]]) -> None:
     """A room that remains has the same values as before. Others are forgotten, and sent again."""
-    state, meant = ConnectionState(), dict[str, tuple[RequiredState, Vector]]()
+    state, meant = ConnectionState(), dict[RoomId, tuple[RequiredState, Vector]]()
     for room_id, wish, position in changes:
         draft = StateDraft(state)
         required = combine([StateRequest(frozenset({("t", str(wish))}))])
@@ -148,8 +149,18 @@ def test_states_and_tokens_are_bounded(changes: list[tuple[str, int, int]]) -> N
 
 
 def test_positions_are_parsed_as_formatted() -> None:
-    owner = owner_of("@a:x", None, "")
-    assert len({owner, owner_of("@a:x", "D", ""), owner_of("@a:x", "", "c"), owner_of("@b:x", None, "")}) == 4
+    owner = owner_of(UserId("@a:x"), None, "")
+    assert (
+        len(
+            {
+                owner,
+                owner_of(UserId("@a:x"), "D", ""),
+                owner_of(UserId("@a:x"), "", "c"),
+                owner_of(UserId("@b:x"), None, ""),
+            }
+        )
+        == 4
+    )
     pos = Pos(owner, 17, "s1_e1.2.3-4_r9")
     assert parse_pos(format_pos(pos)) == pos
     assert sync_token_in(format_pos(pos)) == pos.token and sync_token_in("s1_e1") == "s1_e1"
@@ -170,7 +181,7 @@ def test_positions_are_parsed_as_formatted() -> None:
 def test_scope_of_an_extension(parameters: dict[str, Any], in_list: bool, subscribed: bool) -> None:
     scope = parse_scope({"enabled": True, **parameters})
     assert scope is not None
-    assert scope.has("!r", ("l",), False) == in_list
-    assert scope.has("!r", (), True) == subscribed
-    assert scope.has("!r", ("l",), True) == (in_list or subscribed)
+    assert scope.has(RoomId("!r"), ("l",), False) == in_list
+    assert scope.has(RoomId("!r"), (), True) == subscribed
+    assert scope.has(RoomId("!r"), ("l",), True) == (in_list or subscribed)
     assert parse_scope({"enabled": False}) is parse_scope({}) is None

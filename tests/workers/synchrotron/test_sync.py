@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from shared.core.identifiers import RoomId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet, soon
 from tests.workers.synchrotron.sliding_client import merged, merged_list
@@ -212,12 +213,14 @@ async def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
         ended = await alice.sync(typing["next_batch"], timeout=5000)  # without another row from its writer
         (event,) = ended["rooms"]["join"][room_id]["ephemeral"]["events"]
         assert event["content"] == {"user_ids": []}
-        await world.set_account_data(alice.user_id, "", "x.global", {"a": 1})
+        await world.set_account_data(alice.user_id, RoomId(""), "x.global", {"a": 1})
         await world.set_account_data(alice.user_id, room_id, "m.tag", {"tags": {"m.favourite": {}}})
         answer = await alice.sync(ended["next_batch"])
         assert answer["account_data"]["events"] == [{"type": "x.global", "content": {"a": 1}}]
         assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == ["m.tag"]
-        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
+        await world.set_account_data(
+            alice.user_id, RoomId(""), "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}}
+        )
         path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/spam"  # a notice notifies no user
         assert (await bob.writes.call("PUT", path, {"msgtype": "m.notice", "body": "spam"})).status == 200
         answer = await alice.sync(answer["next_batch"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.identifiers import RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import World, fleet
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
@@ -36,7 +37,7 @@ def make_clients(world: World, dice: random.Random, after_gap: set[str]) -> list
     return clients
 
 
-async def act(world: World, dice: random.Random, room_ids: list[str], number: int) -> None:
+async def act(world: World, dice: random.Random, room_ids: list[RoomId], number: int) -> None:
     """Make one random change. It may be refused."""
     user, other = (world.user(name) for name in dice.sample(NAMES, 2))
     if len(room_ids) < 3 and dice.random() < 0.3:
@@ -77,10 +78,10 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
         await user.writes.put_state(room_id, "m.room.member", member, user.user_id)
 
 
-async def fork(world: World, dice: random.Random, room_id: str, number: int, after_gap: set[str]) -> None:
+async def fork(world: World, dice: random.Random, room_id: RoomId, number: int, after_gap: set[str]) -> None:
     """Write one random event by which resolution changes the room's state."""
     room = ForkedRoom(world, room_id)
-    user_ids = [f"@{name}:example.org" for name in NAMES]
+    user_ids = [UserId(f"@{name}:example.org") for name in NAMES]
     keys = [("m.room.topic", ""), ("m.room.name", ""), ("m.room.history_visibility", "")]
     keys += [(MEMBER, user_id) for user_id in user_ids]
     contents = {
@@ -144,7 +145,7 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
     async with fleet(dsn, synchrotrons=2, persisters=2, rooms_bytes=rooms_bytes) as world:
         after_gap: set[str] = set()
         clients = make_clients(world, dice, after_gap)
-        room_ids: list[str] = []
+        room_ids: list[RoomId] = []
         for number in range(160):
             if forks and room_ids and dice.random() < 0.25:
                 await fork(world, dice, dice.choice(room_ids), number, after_gap)

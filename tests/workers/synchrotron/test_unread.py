@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
+from shared.core.identifiers import EventId, RoomId
 from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import Client, World, fleet, soon
@@ -11,7 +12,7 @@ from tests.rigs.synchrotron import Client, World, fleet, soon
 _THREADS = {"room": {"timeline": {"unread_thread_notifications": True}}}
 
 
-async def send(client: Client, room_id: str, txn: str, **content: Any) -> str:
+async def send(client: Client, room_id: RoomId, txn: str, **content: Any) -> EventId:
     """Send a text and return its event id."""
     body = {"msgtype": "m.text", "body": "hello", **content}
     path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/{txn}"
@@ -20,7 +21,7 @@ async def send(client: Client, room_id: str, txn: str, **content: Any) -> str:
     return answer.event_id
 
 
-def in_thread(root: str) -> dict[str, Any]:
+def in_thread(root: EventId) -> dict[str, Any]:
     return {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
 
 
@@ -28,18 +29,18 @@ def mention(client: Client) -> dict[str, Any]:
     return {"m.mentions": {"user_ids": [client.user_id]}}
 
 
-def counts(answer: Any, room_id: str) -> tuple[int, int]:
+def counts(answer: Any, room_id: RoomId) -> tuple[int, int]:
     """Return (notifications, highlights) of a room's section."""
     told = answer["rooms"]["join"][room_id]["unread_notifications"]
     return told["notification_count"], told["highlight_count"]
 
 
-def threads(answer: Any, room_id: str, key: str = "unread_thread_notifications") -> dict[str, tuple[int, int]]:
+def threads(answer: Any, room_id: RoomId, key: str = "unread_thread_notifications") -> dict[str, tuple[int, int]]:
     told = answer["rooms"]["join"][room_id][key]
     return {root: (count["notification_count"], count["highlight_count"]) for root, count in told.items()}
 
 
-async def two_in_a_room(world: World) -> tuple[Client, Client, str]:
+async def two_in_a_room(world: World) -> tuple[Client, Client, RoomId]:
     alice, bob = world.user("alice"), world.user("bob")
     room_id = await alice.writes.create_room(preset="public_chat")
     await send(alice, room_id, "before bob came")
@@ -83,7 +84,7 @@ async def test_receipts_of_every_kind(postgres: TestDatabase) -> None:
         token = (await phone.sync(filter=hidden))["next_batch"]
         await bob.sync()
 
-        async def read(event_id: str, kind: str = "m.read", thread_id: str = "") -> Any:
+        async def read(event_id: EventId, kind: str = "m.read", thread_id: str = "") -> Any:
             nonlocal token
             await world.set_receipt(room_id, bob.user_id, event_id, kind, thread_id)
             answer = await phone.sync(token, filter=hidden, timeout=5_000)
@@ -142,7 +143,9 @@ async def test_own_events_redactions_and_rejoins(postgres: TestDatabase) -> None
 
 
 async def test_events_that_a_filter_hides_still_count(postgres: TestDatabase) -> None:
-    only_counts = {"room": {"timeline": {"types": []}, "state": {"types": []}, "ephemeral": {"types": []}}}
+    only_counts: dict[str, Any] = {
+        "room": {"timeline": {"types": []}, "state": {"types": []}, "ephemeral": {"types": []}}
+    }
     async with fleet(postgres.dsn) as world:
         alice, bob, room_id = await two_in_a_room(world)
         token = (await bob.sync(filter=only_counts))["next_batch"]

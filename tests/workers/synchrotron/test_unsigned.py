@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 import orjson
 
+from shared.core.identifiers import UserId
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.viewpoint import Viewpoint
 from tests.fix_servers import TestDatabase
@@ -54,17 +55,17 @@ async def test_membership_of_the_reader_at_each_event(postgres: TestDatabase) ->
 
 def test_transaction_id_is_shown_to_the_device_that_sent_the_event() -> None:
     """A device that was logged out and in again is another one: it must not take old events for its own."""
-    sent = event(1, sender="@alice:x")
+    sent = event(1, sender=UserId("@alice:x"))
     sent.txn_device, sent.txn_id, sent.origin_server_ts = "PHONE", "t1", 100_000
-    view = Viewpoint("@alice:x", (), ())
+    view = Viewpoint(UserId("@alice:x"), (), ())
     for reader, shown in (
-        (Reader("@alice:x", "PHONE", 200_000), "t1"),
-        (Reader("@alice:x", "PHONE", 200_000, device_created_ms=90_000), "t1"),
-        (Reader("@alice:x", "PHONE", 200_000, device_created_ms=101_000), "t1"),  # the clocks of two processes
-        (Reader("@alice:x", "PHONE", 200_000, device_created_ms=110_000), None),
-        (Reader("@alice:x", "DESK", 200_000), None),
-        (Reader("@alice:x", None, 200_000), None),
-        (Reader("@bob:x", "PHONE", 200_000), None),
+        (Reader(UserId("@alice:x"), "PHONE", 200_000), "t1"),
+        (Reader(UserId("@alice:x"), "PHONE", 200_000, device_created_ms=90_000), "t1"),
+        (Reader(UserId("@alice:x"), "PHONE", 200_000, device_created_ms=101_000), "t1"),  # the clocks of two processes
+        (Reader(UserId("@alice:x"), "PHONE", 200_000, device_created_ms=110_000), None),
+        (Reader(UserId("@alice:x"), "DESK", 200_000), None),
+        (Reader(UserId("@alice:x"), None, 200_000), None),
+        (Reader(UserId("@bob:x"), "PHONE", 200_000), None),
     ):
         unsigned = orjson.loads(orjson.dumps(shown_event(sent, reader, view)))["unsigned"]
         assert unsigned.get("transaction_id") == shown, reader

@@ -1,13 +1,14 @@
 """The memory of a user's devices and of other users, and its limits."""
 
+from shared.core.identifiers import UserId
 from workers.synchrotron.users.user_devices import UserDevices
 
 
 def test_people_with_updates_since_a_seq() -> None:
     devices = UserDevices()
-    devices.note_changed("@a:x", 1)
-    devices.note_left("@a:x", 2)
-    devices.note_changed("@b:x", 3)
+    devices.note_changed(UserId("@a:x"), 1)
+    devices.note_left(UserId("@a:x"), 2)
+    devices.note_changed(UserId("@b:x"), 3)
     assert list(devices.people_since(0)) == [("@a:x", True, True), ("@b:x", True, False)]
     assert list(devices.people_since(1)) == [("@a:x", False, True), ("@b:x", True, False)]
     assert list(devices.people_since(3)) == []
@@ -18,7 +19,7 @@ def test_people_with_updates_since_a_seq() -> None:
 def test_devices_and_people_beyond_the_limits_are_forgotten() -> None:
     devices = UserDevices()
     for number in range(1, 1_001):
-        devices.note_changed(f"@{number}:x", number)
+        devices.note_changed(UserId(f"@{number}:x"), number)
     kept = [user_id for user_id, *_ in devices.people_since(devices.people_from)]
     assert kept == [f"@{number}:x" for number in range(devices.people_from + 1, 1_001)]
     assert 0 < len(kept) < 1_000

@@ -3,12 +3,13 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.core.identifiers import UserId
 from shared.rooms.room_view import last_left
 from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent
 from shared.rooms.viewpoint import Viewpoint, value_before
 from tests.workers.synchrotron.events import event
 
-ME = "@me:x"
+ME = UserId("@me:x")
 changes = st.lists(
     st.one_of(
         st.none(),

@@ -1,1 +1,0 @@
-"""Outgoing HTTP to servers that other people choose."""

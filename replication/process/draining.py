@@ -14,6 +14,7 @@ from replication.slots.table import SlotTable
 from shared.core.slots import SLOT_KINDS
 from shared.storage.engine.pool import Database
 from shared.storage.fleet.leases import ProcessRow, get_processes
+from shared.storage.fleet.pulses import Pulses
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Draining:
         self._dead_after_s = dead_after_s
         self._behind_proxies = behind_proxies
         self._last_request_s = last_request_s
+        self._pulses = Pulses()
 
     async def hand_over(self, limit_s: float, fenced: asyncio.Event) -> None:
         """Return when no slot and no request is left here, when no process can take over, or after the limit.
@@ -59,7 +61,10 @@ class Draining:
         now = asyncio.get_running_loop().time
         began = owned_s = now()
         while not fenced.is_set():
-            if not self._successors(await get_processes(self._database)):
+            looked_s = now()
+            processes = await get_processes(self._database)
+            self._pulses.saw(processes, looked_s, now())
+            if not self._successors(processes):
                 logger.info("No other %s can take over", self._membership.worker_type)
                 return
             left = self._left()
@@ -82,8 +87,12 @@ class Draining:
             and process.lease != self._membership.lease
             and not process.draining
             and not process.revoked
-            and process.silent_s < self._dead_after_s
+            and self._is_alive(process)
         ]
+
+    def _is_alive(self, process: ProcessRow) -> bool:
+        """Return True if the process has a recent heartbeat, or may have one although the database's clock jumped."""
+        return process.silent_s < self._dead_after_s or self._pulses.silent_s(process) < self._dead_after_s / 2
 
     def _left(self) -> int:
         return sum(len(self._slots.owned(kind)) for kind in SLOT_KINDS)

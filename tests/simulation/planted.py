@@ -15,6 +15,7 @@ from replication.streams.fenced_writer import FencedWriter
 from replication.streams.session import Outcome, StreamSession
 from shared.storage.engine.fenced import FENCE
 from tests.simulation import roles
+from workers.main.decisions import Judgement
 
 
 def _skipped_announcement() -> Any:
@@ -132,6 +133,10 @@ def _ticks_ignored() -> Any:
     return patch.object(StreamSession, "tick", lambda self, tick: Outcome())
 
 
+def _silence_by_the_databases_clock() -> Any:
+    return patch.object(Judgement, "silent_s", lambda self, process: process.silent_s)
+
+
 PLANTED: dict[str, Callable[[], Any]] = {
     "skipped announcement": _skipped_announcement,
     "position moves backwards": _position_moves_backwards,
@@ -146,6 +151,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "requests not waited for": _requests_not_waited_for,
     "ephemeral gap ignored": _ephemeral_gap_ignored,
     "ticks ignored": _ticks_ignored,
+    "silence by the database's clock": _silence_by_the_databases_clock,
 }
 
 #: Seeds that found the rarer bugs. The search tries them first, then the others: a change of the simulated code changes

@@ -101,6 +101,7 @@ class SimPostgres:
         self.sequences = dict.fromkeys(streams, 0)
         self.down = False
         self.slow = 1.0  # factor of the time of each statement
+        self.clock_is_ahead_s = 0.0
         self.breaks = 0.0  # probability that a connection breaks at a read
         self.connections: list[SimConnection] = []
         self.writes: dict[str, Write] = {}
@@ -109,6 +110,10 @@ class SimPostgres:
         self._locked: dict[object, SimTransaction] = {}
         self._waiting: dict[object, list[Callable[[], None]]] = {}
         _declare(self)
+
+    def clock(self) -> float:
+        """Return the time of the server's own clock, which may jump."""
+        return self.loop.time() + self.clock_is_ahead_s
 
     def later(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
         """Schedule work of the server. It belongs to the world, not to the process of the caller."""
@@ -401,7 +406,7 @@ WORLD = _world()
 
 
 def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statement: _Statement) -> None:
-    sql, args, now = statement.sql, statement.args, database.loop.time()
+    sql, args, now = statement.sql, statement.args, database.clock()
     if sql == "COMMIT":
         (over,) = args
         for change in over.changes:
@@ -533,7 +538,7 @@ def _change_of(sql: str, args: tuple[Any, ...], now: float) -> Change:
 
 def _declare(database: SimPostgres) -> None:
     def processes(t: Tables, args: tuple[Any, ...]) -> Records:
-        now = database.loop.time()
+        now = database.clock()
         return [
             {
                 "lease": n,
@@ -547,6 +552,7 @@ def _declare(database: SimPostgres) -> None:
                 "ready": t.heartbeats[n].ready,
                 "draining": t.heartbeats[n].draining,
                 "positions": t.heartbeats[n].positions,
+                "beat": t.heartbeats[n].seen_at,
                 "silent_s": now - t.heartbeats[n].seen_at,
                 "age_s": now - row.started_at,
             }

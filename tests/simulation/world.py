@@ -274,7 +274,7 @@ class World:
     def _plan_faults(self) -> None:
         random = self.random
         faults = (
-            [self._redis_restarts, self._joins, self._joins, self._leaves]
+            [self._redis_restarts, self._database_clock_jumps, self._joins, self._joins, self._leaves]
             if self.calm
             else [
                 self._dies,
@@ -286,6 +286,7 @@ class World:
                 self._redis_restarts,
                 self._database_restarts,
                 self._database_slows_down,
+                self._database_clock_jumps,
                 self._joins,
                 self._joins,
                 self._leaves,
@@ -347,6 +348,12 @@ class World:
 
     def _database_is_fast_again(self) -> None:
         self.database.slow = 1.0
+
+    def _database_clock_jumps(self) -> None:
+        """Move the clock by which heartbeats are dated: no process may be called silent for that."""
+        hours = self.random.choice([-1, 1])
+        self.note(f"the database's clock jumps by {hours} h")
+        self.database.clock_is_ahead_s += hours * 3600.0
 
     def _joins(self) -> None:
         worker_type = self.random.choice(["event_persister", "event_persister", "client_api", "synchrotron"])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shared.core.slots import SLOT_KINDS
 from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.pulses import Pulses
 from shared.storage.fleet.slots import SlotRow
 from workers.main.slot_plan import assign, rebalance
 
@@ -28,13 +29,18 @@ _DRAINED_AT_A_TIME = 256
 
 
 class Judgement:
-    """Decides which processes are dead.
+    """Decides which processes are dead: those whose heartbeat does not change for too long, by the judge's own clock.
 
     dead_after_s: the time without a heartbeat. The heartbeats of the judging process must have come through that time.
     """
 
     def __init__(self, dead_after_s: float) -> None:
         self._dead_after_s = dead_after_s
+        self._pulses = Pulses()
+
+    def saw(self, processes: Sequence[ProcessRow], began_s: float, ended_s: float) -> None:
+        """Take in the processes, as `Pulses.saw` does. Stand-bys do so too."""
+        self._pulses.saw(processes, began_s, ended_s)
 
     def knows_long_enough(self, now_s: float, unbroken_since: float) -> bool:
         """Return whether our own heartbeats were recorded for as long as a dead process must have been silent.
@@ -56,8 +62,11 @@ class Judgement:
             if process.lease != lease and not self.alive(process) and leader in (lease, process.lease)
         ]
 
+    def silent_s(self, process: ProcessRow) -> float:
+        return self._pulses.silent_s(process)
+
     def alive(self, process: ProcessRow) -> bool:
-        return process.silent_s < self._dead_after_s
+        return self.silent_s(process) < self._dead_after_s
 
     def living(self, processes: Sequence[ProcessRow]) -> list[ProcessRow]:
         """Return the processes that can get slots and requests."""

@@ -90,7 +90,9 @@ class Leader:
 
     async def run_once(self) -> None:
         """Do one round: become or stay the leader, fence the dead, assign and move slots."""
+        began_s = self._clock.monotonic_s()
         processes = await get_processes(self._database)
+        self._judgement.saw(processes, began_s, self._clock.monotonic_s())
         self._decisions.saw(processes)
         unbroken_since = self._unbroken_since()
         if unbroken_since is None:
@@ -125,7 +127,7 @@ class Leader:
         holder = await get_duty_holder(self._database, "main")
         for process in self._judgement.dead(processes, self._writer.lease, holder):
             silent = "%s (lease %d) had no heartbeat for %.1f s. Fencing it"
-            logger.warning(silent, process.process, process.lease, process.silent_s)
+            logger.warning(silent, process.process, process.lease, self._judgement.silent_s(process))
             conn = await self._connect()
             try:
                 await fence(conn, process.lease)

@@ -292,7 +292,8 @@ SET_PASSWORD = fenced_statement(
     f"{_OUTCOME}, {_POSITIONS}",
 )
 
-#: Closed accounts are marked at once and cleared up afterwards (`deactivation.py`). Closing one again may add `erase`.
+#: Closed accounts are marked at once and cleared up afterwards (`deactivation.py`), when the requests that began before
+#: have ended: what they still store goes too. Closing one again may add `erase`.
 CLOSE_ACCOUNT = fenced_statement(
     "close_account",
     CloseAccount,
@@ -301,7 +302,7 @@ CLOSE_ACCOUNT = fenced_statement(
         "interactive": _END_INTERACTIVE,
         "to_clear": """
             INSERT INTO deactivations (user_id, erase, look_at)
-            SELECT :user_id, :erase, clock_timestamp() FROM fence, account
+            SELECT :user_id, :erase, clock_timestamp() + interval '2 seconds' FROM fence, account
             ON CONFLICT (user_id) DO UPDATE SET erase = deactivations.erase OR excluded.erase
         """,
         "erased": """

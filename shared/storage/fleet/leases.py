@@ -1,7 +1,8 @@
 """Leases, heartbeats, writers and duties: which process is alive, may write, leads. Architecture page, section 3.
 
-Times are the database's. A lease row is inserted once, revoked once and deleted once; what changes every second is in
-`heartbeats`. A lease number is also the writer's number in every stream and is never used again.
+Times are the database's. No process dies by them, since its clock may jump: others measure by their own clock how long
+they see a heartbeat unchanged (`pulses.py`). A lease row is inserted once, revoked once and deleted once; what changes
+every second is in `heartbeats`. A lease number is also the writer's number in every stream and is never used again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,8 @@ _TERMINATE_HOLDERS = """
 """
 _PROCESSES = """
     SELECT l.lease, l.process, l.type, l.host, l.pid, l.address, l.version, l.revoked, h.ready, h.draining,
-           h.positions, extract(epoch FROM clock_timestamp() - h.seen_at)::float8 AS silent_s,
+           h.positions, extract(epoch FROM h.seen_at)::float8 AS beat,
+           extract(epoch FROM clock_timestamp() - h.seen_at)::float8 AS silent_s,
            extract(epoch FROM clock_timestamp() - l.started_at)::float8 AS age_s
     FROM leases l JOIN heartbeats h USING (lease) ORDER BY l.lease
 """
@@ -130,7 +132,8 @@ class ProcessRow:
     """A process with a lease.
 
     positions: stream -> complete up to.
-    silent_s: since its last heartbeat.
+    beat: a number that changes with each heartbeat.
+    silent_s: since its last heartbeat, by the database's clock, which may jump: only to show, or to guess.
     """
 
     lease: int
@@ -144,6 +147,7 @@ class ProcessRow:
     ready: bool
     draining: bool
     positions: Mapping[str, int]
+    beat: float
     silent_s: float
     age_s: float
 

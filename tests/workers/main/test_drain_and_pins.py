@@ -27,6 +27,7 @@ def process(lease: int, *, draining: bool = False, ready: bool = True, type_: st
         ready=ready,
         draining=draining,
         positions={},
+        beat=0.0,
         silent_s=0.1,
         age_s=10.0,
     )

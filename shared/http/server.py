@@ -142,7 +142,7 @@ class Application:
         self._slot_router = slot_router
         self._internal_secret = internal_secret.encode()
         self._bodies = BodyReader(limits, metrics)
-        self._under_way = Places("requests", per_user=limits.requests_per_user, in_all=None, metrics=metrics)
+        self._under_way = Places("requests", each=limits.requests_per_user, in_all=None, metrics=metrics)
         self._metrics = metrics
         self._pages = pages
         self._shares = shares
@@ -267,14 +267,14 @@ class Application:
         if self._shares is not None:
             self._shares.check_untaken(request)
         if request.requester is not None:
-            self._under_way.take(request.requester)
+            self._under_way.take(request.requester.user_id)
             request.under_way = request.requester
 
     def _leave(self, request: Request) -> None:
         """Count the request no longer as one under way."""
         requester, request.under_way = request.under_way, None
         if requester is not None:
-            self._under_way.give_back(requester)
+            self._under_way.give_back(requester.user_id)
 
 
 def request_in(frame: FrameType | None) -> Request | None:

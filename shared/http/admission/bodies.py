@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.config.sections import Limits
+from shared.core.addresses import address_key
 from shared.core.errors import MatrixError
 from shared.http.admission.places import Places
 from shared.http.asgi import Receive
@@ -21,8 +22,8 @@ from shared.metrics.http import HttpMetrics
 OPEN_BODY_BYTES = 16 << 10
 #: A longer body than haproxy's buffer reaches the worker piece by piece, at its sender's pace.
 _LARGE_BYTES = 32 << 10
-#: Most large bodies that one process reads at a time, of one user and of all users.
-_LARGE_PER_USER = 4
+#: Most large bodies that one process reads at a time, of one sender and of all.
+_LARGE_EACH = 4
 _LARGE_IN_ALL = 64
 #: The least rate counts from this time on.
 _GRACE_S = 10.0
@@ -38,13 +39,13 @@ class _Reading:
     """A body that is being read.
 
     size: the bytes so far.
-    large: True if it takes a place among the large ones.
+    large: the sender for whom it counts among the large ones, if it does.
     overdue: True if it was cancelled, since it arrives too slowly.
     """
 
     began_s: float
     size: int = 0
-    large: bool = False
+    large: str | None = None
     overdue: bool = False
 
 
@@ -56,7 +57,7 @@ class BodyReader:
         self._metrics = metrics
         self._reading: dict[asyncio.Task[Any], _Reading] = {}
         self._sweep: asyncio.TimerHandle | None = None
-        self._large = Places("large_bodies", per_user=_LARGE_PER_USER, in_all=_LARGE_IN_ALL, metrics=metrics)
+        self._large = Places("large_bodies", each=_LARGE_EACH, in_all=_LARGE_IN_ALL, metrics=metrics)
 
     def refuse_oversized(self, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> None:
         """Raise M_TOO_LARGE (413) before authentication if the announced length is over the endpoint's limit."""
@@ -91,8 +92,8 @@ class BodyReader:
             raise MatrixError("M_UNKNOWN", "The body of the request arrived too slowly. Send it again", 408) from None
         finally:
             del self._reading[task]
-            if reading.large:
-                self._large.give_back(request.requester)
+            if reading.large is not None:
+                self._large.give_back(reading.large)
 
     async def _read(self, request: Request, receive: Receive, reading: _Reading, limit: int) -> bytes:
         chunks: list[bytes] = []
@@ -110,9 +111,10 @@ class BodyReader:
             chunks.append(chunk)
             if not more:
                 return b"".join(chunks)
-            if reading.size > _LARGE_BYTES and not reading.large:
-                self._large.take(request.requester)
-                reading.large = True
+            if reading.size > _LARGE_BYTES and reading.large is None and request.endpoint.auth is not Auth.INTERNAL:
+                sender = _sender(request)
+                self._large.take(sender)
+                reading.large = sender
 
     def _end_overdue(self) -> None:
         """Cancel the reading of bodies that are too slow. One timer serves all: one for each costs 12 us a request."""
@@ -132,6 +134,13 @@ class BodyReader:
         if not may_have_token and endpoint.auth in (Auth.NONE, Auth.OPTIONAL):
             return min(OPEN_BODY_BYTES, self._limits.max_body_bytes)
         return self._limits.max_body_bytes
+
+
+def _sender(request: Request) -> str:
+    """Return the user of a request, or the key of its address."""
+    if request.requester is not None:
+        return request.requester.user_id
+    return f"address:{address_key(request.client_address)}"
 
 
 def _check_length(declared: bytes, limit_bytes: int) -> None:

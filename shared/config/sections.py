@@ -282,7 +282,7 @@ class Shares:
     """Searches in messages."""
     hierarchies: Places | None = Places(4, 1)
     """Walks through the rooms of a space, and through the room directory."""
-    history: Places | None = Places(16, 8)
+    history: Places | None = Places(16, 4)
     """Pages of history, relations, threads and notifications."""
     states: Places | None = Places(16, 4)
     """States and member lists of rooms."""

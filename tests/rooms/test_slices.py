@@ -65,3 +65,44 @@ async def test_others_run_while_hostile_events_are_decoded(monkeypatch: pytest.M
     turns = await _turns_of_others_during(events_from_rows(version, [json] * 60))  # type: ignore[list-item]
     assert len(decoded) == 60
     assert turns > 3
+
+
+async def test_many_long_requests_run_one_slice_in_a_turn_of_the_loop() -> None:
+    """Else a short request would wait for a slice of each of them, in each of its steps."""
+    slices_in_turn: list[int] = []
+    ran, done = 0, False
+
+    async def long_work() -> None:
+        nonlocal ran
+        slices = Slices(0.0)
+        for _ in range(20):
+            await slices.rest()
+            ran += 1
+
+    async def turns() -> None:
+        nonlocal ran
+        while not done:
+            ran = 0
+            await asyncio.sleep(0)
+            slices_in_turn.append(ran)
+
+    counting = asyncio.create_task(turns())
+    await asyncio.gather(*(long_work() for _ in range(16)))
+    done = True
+    await counting
+    assert max(slices_in_turn) == 1
+    assert sum(slices_in_turn) >= 16 * 20 - 1
+
+
+async def test_cancelled_long_request_leaves_the_lane_to_others() -> None:
+    async def long_work() -> None:
+        slices = Slices(0.0)
+        while True:
+            await slices.rest()
+
+    tasks = [asyncio.create_task(long_work()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await Slices(0.0).rest()

@@ -3,7 +3,6 @@
 Users who left see the state as of their leaving. Spec: client-server API, "Getting events for a room".
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -22,6 +21,7 @@ from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.runtime.clock import Clock
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import TimelineRow
 from workers.synchrotron.room_reads.history_points import point_of_token
@@ -29,7 +29,7 @@ from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
 _MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
 _ROWS = 1000  # members read by one statement
-_PIECE = 200  # events encoded at a time, about 5 ms, before other requests run
+_PIECE = 200  # events sent at a time
 
 
 class RoomState:
@@ -138,14 +138,14 @@ class RoomState:
         if not room.is_member:
             raise forbidden("You are not a member of this room")
         joined: dict[str, Any] = {}
+        slices = Slices()
         for user_id, json in await joined_members(self._database, room):
             # Null where unset: deployed clients fail without the keys.
             joined[user_id] = dict.fromkeys(("display_name", "avatar_url"))
             if json is not None:
                 member = event_from_storage(room.version, json, EventId("$"))
                 joined[user_id] = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
-            if len(joined) % _PIECE == 0:
-                await asyncio.sleep(0)
+            await slices.rest()
         return json_response({"joined": joined})
 
     def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineEvent], bytes]:
@@ -180,15 +180,18 @@ async def listed_pages(
     tail: bytes,
 ) -> AsyncGenerator[bytes, None]:
     """Yield a JSON list as `listed` does, from rows that are read page by page. One page is in memory at a time."""
-    joint = head
+    joint, slices = head, Slices()
     async with aclosing(pages):
         async for rows in pages:
             for first in range(0, len(rows), _PIECE):
-                piece = [each for row in rows[first : first + _PIECE] if (each := encode(row)) is not None]
+                piece = []
+                for row in rows[first : first + _PIECE]:
+                    await slices.rest()
+                    if (each := encode(row)) is not None:
+                        piece.append(each)
                 if piece:
                     yield joint + b",".join(piece)
                     joint = b","
-                await asyncio.sleep(0)
     yield tail if joint == b"," else head + tail
 
 

@@ -18,6 +18,7 @@ async def test_deactivation_ends_all_sessions_and_keeps_the_user_name_taken(post
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         second = await worker.log_in("alice")
+        renewable = await worker.call("POST", "/login", {**password_login("alice"), "refresh_token": True})
         await alice.call("PUT", f"/profile/{alice.quoted}/displayname", {"displayname": "Alice"})
         await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
 
@@ -44,7 +45,10 @@ async def test_deactivation_ends_all_sessions_and_keeps_the_user_name_taken(post
         name_again = {"username": "alice", "password": "correct horse", "auth": {"type": "m.login.dummy"}}
         again = await worker.call("POST", "/register", name_again)
         assert again.errcode == "M_USER_IN_USE"
-        assert not await worker.sql("SELECT 1 FROM devices WHERE user_id = $1", alice.user_id)
+        refreshed = await worker.call("POST", "/refresh", {"refresh_token": renewable.json["refresh_token"]})
+        assert (refreshed.status, refreshed.errcode) == (401, "M_UNKNOWN_TOKEN")
+        for table in ("devices", "access_tokens", "refresh_tokens"):
+            assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
         assert not await worker.sql("SELECT 1 FROM erased_users")
 
         cleared = await internal(worker, f"/_skep/users/{alice.quoted}/closed_account", {"erase": False})

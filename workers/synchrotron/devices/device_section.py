@@ -22,8 +22,6 @@ from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.users.user_cache import UserCache
 
 MAX_MESSAGES = 100
-#: Counted at zero too, so that a client that has none left uploads new ones, whatever it makes of an absent count.
-_ALWAYS_COUNTED = "signed_curve25519"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class DeviceSections:
             changed = memory.keys_changed > span.since_seq
         else:
             changed = span.is_new(ONE_TIME_KEYS.name, counts.writer, counts.position)
-        return {_ALWAYS_COUNTED: 0, **counts.one_time}, counts.unused_fallback, changed
+        return counts.one_time, counts.unused_fallback, changed
 
     async def device_lists(self, user: SyncUser, span: Span) -> tuple[list[str], list[str]]:
         """Return the users whose device lists changed, and the users who no longer share a room."""

@@ -22,7 +22,7 @@ def compose(foundation: Foundation) -> Worker:
             "delayed events": DelayedEventSender(
                 database, foundation.writer.write, send_delayed_event, foundation.tasks, clock, metrics
             ).run,
-            "pending work": PendingWork(database, foundation.calls, metrics).run,
+            **PendingWork(database, foundation.calls, metrics).jobs(),
             "watch background work": BackgroundWatch(database, metrics, clock).run,
         }
     )

@@ -6,9 +6,10 @@ It asks the owners of rooms and users, and repeats the calls until all is done. 
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from replication.calls.owner_calls import OwnerCalls
 from replication.calls.rooms import (
@@ -47,6 +48,9 @@ _AT_A_TIME = 20  # of each kind
 _ROOMS_AT_A_TIME = 8  # of one closed account, so that it does not fill the persisters' queues
 _PAGE = 200
 
+_Claim: TypeAlias = Callable[[Database, int], Awaitable[Sequence[Any]]]
+_Finish: TypeAlias = Callable[[Any], Coroutine[Any, Any, object]]
+
 
 class PendingWork:
     def __init__(self, database: Database, calls: OwnerCalls, metrics: BackgroundMetrics) -> None:
@@ -54,28 +58,47 @@ class PendingWork:
         self._calls = calls
         self._metrics = metrics
 
-    async def run(self) -> None:
-        """Do pending work twice a second. Runs until cancelled."""
-        while True:
-            if not await self.once():
-                await asyncio.sleep(_EVERY_S)
+    def jobs(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return a job for each kind of work, by name: a kind that is slow, or fails, holds up no other."""
+        return {
+            f"pending work: {kind}": functools.partial(self._run, claim, finish)
+            for kind, (claim, finish) in self._kinds().items()
+        }
 
     async def once(self) -> int:
-        """Do a batch of pending work. Return the number of finished pieces."""
-        upgrades = await claim_upgrades(self._database, _AT_A_TIME)
-        settings = await claim_settings(self._database, _AT_A_TIME)
-        guests = await claim_guest_removals(self._database, _AT_A_TIME)
-        closed = await claim_deactivations(self._database, _AT_A_TIME)
-        profiles = await claim_profile_changes(self._database, _AT_A_TIME)
-        return await self._all_of(
-            [
-                *(self._calls.ask(RESUME_UPGRADE, room_id, EMPTY) for room_id in upgrades),
-                *(self._copy(each) for each in settings),
-                *(self._calls.ask(REMOVE_GUESTS, room_id, EMPTY) for room_id in guests),
-                *(self._clear(each) for each in closed),
-                *(self._update_member_events(each) for each in profiles),
-            ]
-        )
+        """Do a batch of all kinds of pending work. Return the number of finished pieces."""
+        tasks: list[Coroutine[Any, Any, object]] = []
+        for claim, finish in self._kinds().values():
+            tasks += [finish(piece) for piece in await claim(self._database, _AT_A_TIME)]
+        return await self._all_of(tasks)
+
+    def _kinds(self) -> Mapping[str, tuple[_Claim, _Finish]]:
+        ask = self._calls.ask
+        return {
+            "upgrades": (claim_upgrades, lambda room_id: ask(RESUME_UPGRADE, room_id, EMPTY)),
+            "settings": (claim_settings, self._copy),
+            "guests": (claim_guest_removals, lambda room_id: ask(REMOVE_GUESTS, room_id, EMPTY)),
+            "closed accounts": (claim_deactivations, self._clear),
+            "profiles": (claim_profile_changes, self._update_member_events),
+        }
+
+    async def _run(self, claim: _Claim, finish: _Finish) -> None:
+        """Do pending work of one kind, some pieces at a time. A piece that takes long holds up no other."""
+        under_way: dict[Any, asyncio.Task[int]] = {}
+        try:
+            while True:
+                free = _AT_A_TIME - len(under_way)
+                pieces = await claim(self._database, free) if free else ()
+                for piece in pieces:
+                    if piece in under_way:
+                        continue  # it takes longer than the time to the next look
+                    task = asyncio.get_running_loop().create_task(self._all_of([finish(piece)]))
+                    under_way[piece] = task
+                    task.add_done_callback(lambda _, piece=piece: under_way.pop(piece, None))  # type: ignore[misc]
+                await asyncio.sleep(0 if free and len(pieces) == free else _EVERY_S)
+        finally:
+            for task in under_way.values():
+                task.cancel()
 
     async def _copy(self, settings: SettingsToCopy) -> None:
         """Copy the settings when the user has joined and the old room names the new one; give up after ten minutes.

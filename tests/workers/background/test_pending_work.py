@@ -1,5 +1,6 @@
 """What was begun and waits for others: the rows stay until their owners have done it."""
 
+import asyncio
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -8,12 +9,15 @@ from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, Mem
 from replication.calls.users import COPY_ROOM_SETTINGS, SettingsCopied
 from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId, UserId
+from shared.http.internal_calls import EMPTY
 from shared.metrics.background import BackgroundMetrics
+from shared.runtime.tasks import TaskGroup
 from shared.storage.accounts.profiles import note_profile_change
 from shared.storage.engine.pool import Database, connector
 from shared.storage.rooms.upgrades import remember_settings
 from tests.fix_servers import TestDatabase
 from tests.rigs.clock import MockClock
+from tests.rigs.waiting import until
 from workers.background.pending_work import PendingWork
 from workers.background.watch import BackgroundWatch
 
@@ -143,4 +147,42 @@ async def test_piece_of_work_that_meets_a_bug_stops_no_other(postgres: TestDatab
         await watch.measure()
         assert other.get_sample_value("skep_background_overdue", {"work": "settings_to_copy"}) == 1
     finally:
+        await database.close()
+
+
+class _SlowOwner:
+    """Takes for ever for one user."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.done: list[str] = []
+
+    async def ask(self, call: Any, key: str, body: Any) -> Any:
+        self.begun.append(key)
+        if key == "@slow:b":
+            await asyncio.Event().wait()
+        self.done.append(key)
+        return SettingsCopied(True) if call is COPY_ROOM_SETTINGS else EMPTY
+
+
+async def test_slow_piece_of_work_holds_up_no_other(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=8)
+    tasks = TaskGroup()
+    try:
+        owner: Any = _SlowOwner()
+        await database.execute("INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1)")
+        await remember_settings(database, UserId("@slow:b"), RoomId("!old:b"), RoomId("!new:b"))
+        await database.execute("INSERT INTO memberships VALUES (1, '@slow:b', 'join', 1, '@x:b', 1, 1, 1, true)")
+        await database.execute(_NOW)
+        for name, job in PendingWork(database, owner, BackgroundMetrics(CollectorRegistry())).jobs().items():
+            tasks.forever(job, name)
+        await until(lambda: owner.begun == ["@slow:b"])
+        await database.execute(_NOW)  # the slow piece is due again: it is not begun twice
+        await remember_settings(database, UserId("@quick:b"), RoomId("!old:b"), RoomId("!new:b"))
+        await database.execute("INSERT INTO memberships VALUES (1, '@quick:b', 'join', 1, '@y:b', 1, 1, 1, true)")
+        await database.execute("INSERT INTO deactivations VALUES ('@gone:b', false, now(), now())")
+        await until(lambda: {"@quick:b", "@gone:b"} <= set(owner.done))
+        assert owner.begun.count("@slow:b") == 1
+    finally:
+        await tasks.close()
         await database.close()

@@ -23,9 +23,9 @@ from workers.synchrotron.sliding.connection_state import (
 )
 from workers.synchrotron.sliding.extensions.extension import parse_scope
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos, sync_token_in
-from workers.synchrotron.sliding.ranking import Ranking
+from workers.synchrotron.sliding.ranking import Ranking, _without_overlaps
 from workers.synchrotron.sliding.request import RoomConfig, merge_configs
-from workers.synchrotron.sliding.required_state import RequiredState, StateRequest, combine
+from workers.synchrotron.sliding.required_state import RequiredState, StateRequest, _order, combine
 
 ROOMS = [RoomId(f"!{name}") for name in "abcdefgh"]
 TYPES, KEYS = (MEMBER, "m.room.name", "m.x"), ("", "@a:x", "@b:x")
@@ -56,6 +56,22 @@ def test_ranking_equals_a_sorted_list(moves: list[tuple[RoomId, int | None]], ra
     assert ranking.within(None) == ordered
 
 
+def test_overlapping_ranges_are_looked_at_once() -> None:
+    """A list may have a hundred ranges of five thousand rooms each."""
+    assert _without_overlaps([(0, 4_999)] * 100) == [(0, 4_999)]
+    assert _without_overlaps([(5, 9), (0, 20), (7, 30)]) == [(5, 9), (0, 4), (10, 20), (21, 30)]
+
+
+def test_request_is_sorted_once_for_all_rooms() -> None:
+    """Twenty lists select rooms in any combination, each with five hundred elements."""
+    lists = [RoomConfig(1, combine([StateRequest(frozenset({("m.x", f"{n}")}))])) for n in range(20)]
+    before = _order.cache_info().misses
+    for chosen in range(1, 200):
+        merged = merge_configs(each for n, each in enumerate(lists) if chosen >> n & 1)
+        assert len(merged.required_state.parts) == chosen.bit_count()
+    assert _order.cache_info().misses - before <= 20
+
+
 def naively_wants(wish: StateRequest, key: tuple[str, str]) -> bool:
     def is_in(elements: frozenset[tuple[str | None, str | None]]) -> bool:
         for type_, state_key in elements:
@@ -78,7 +94,7 @@ def test_required_state_wants_keys(one: StateRequest, other: StateRequest) -> No
         assert {key for key in ALL_KEYS if both.wants(key)} == set(both.named_keys())
     more = {key for key in ALL_KEYS if both.wants(key) and not combine([one]).wants(key)}
     assert not more or both.asks_more_than(combine([one]))
-    merged = merge_configs(RoomConfig(3, combine([one])), RoomConfig(5, combine([other])))
+    merged = merge_configs([RoomConfig(3, combine([one])), RoomConfig(5, combine([other]))])
     assert merged == RoomConfig(5, both)
 
 

@@ -13,6 +13,7 @@ from shared.core.identifiers import RoomId
 from shared.core.rows import GLOBAL
 from shared.rooms.shown_event import Reader
 from shared.runtime.clock import Clock
+from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import get_rooms_active_since
 from workers.synchrotron.rooms.typing_rooms import TypingRooms
@@ -122,7 +123,7 @@ class Engine:
         )
         rankings = {name: lists[one.filter].ranking for name, one in requested.items()}
         within = {name: rankings[name].within(one.ranges) for name, one in requested.items()}
-        wanted = self._wanted(pending, connection_lists, draft, within)
+        wanted = await self._wanted(pending, connection_lists, draft, within)
         changed = await self._changed_rooms(user, draft, span)
         if pending.with_counts and span.since_seq is None:
             examined = [user.memberships[one] for one in wanted if one in changed or one not in draft.rooms]
@@ -157,7 +158,7 @@ class Engine:
         reached = Progress(now, seq, draft.finish(), _settled(build))
         return BuiltResponse(response, reached, not build.rooms and build.extensions_empty)
 
-    def _wanted(
+    async def _wanted(
         self,
         pending: PendingRequest,
         lists: ConnectionLists,
@@ -166,20 +167,24 @@ class Engine:
     ) -> dict[RoomId, _WantedRoom]:
         """Return the rooms that the request selects, in the order of its lists."""
         names: dict[RoomId, tuple[str, ...]] = {}
+        slices = Slices()
         for name, room_ids in within.items():
+            await slices.rest()
             for room_id in room_ids:
                 names[room_id] = (*names[room_id], name) if room_id in names else (name,)
         configs: dict[tuple[str, ...], RoomConfig] = {}
         wanted = {}
         for room_id, selecting in names.items():
+            await slices.rest()
             config = configs.get(selecting)
             if config is None:
-                config = configs[selecting] = _merged(pending.request.lists[name].config for name in selecting)
+                requested = pending.request.lists
+                config = configs[selecting] = merge_configs(requested[name].config for name in selecting)
             wanted[room_id] = _WantedRoom(selecting, False, config)
         for room_id, config in draft.subscriptions.items():
             if room_id in wanted:
                 wanted[room_id].subscribed = True
-                wanted[room_id].config = merge_configs(wanted[room_id].config, config)
+                wanted[room_id].config = merge_configs((wanted[room_id].config, config))
             elif self._lists.may_subscribe(lists, pending.user, room_id, draft.rooms.__contains__):
                 wanted[room_id] = _WantedRoom((), True, config)
         return wanted
@@ -299,14 +304,6 @@ def _subscribe(draft: StateDraft, request: SlidingRequest) -> None:
             kept.pop(room_id, None)
             kept[room_id] = config
     draft.subscribe(kept, MAX_SUBSCRIPTIONS)
-
-
-def _merged(configs: Iterable[RoomConfig]) -> RoomConfig:
-    merged = None
-    for config in configs:
-        merged = config if merged is None else merge_configs(merged, config)
-    assert merged is not None
-    return merged
 
 
 def _is_complete(draft: StateDraft, room: SentRoom, config: RoomConfig, is_dm: bool) -> bool:

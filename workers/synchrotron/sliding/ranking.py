@@ -42,8 +42,26 @@ class Ranking:
         if ranges is None:
             return self.rooms()
         size = len(self._order)
-        found: dict[RoomId, None] = {}
-        for first, last in ranges:
+        found: list[RoomId] = []
+        for first, last in _without_overlaps(ranges):
             part = self._order[max(size - last - 1, 0) : max(size - first, 0)]
-            found.update((room_id, None) for _, room_id in reversed(part))
-        return list(found)
+            found += [room_id for _, room_id in reversed(part)]
+        return found
+
+
+def _without_overlaps(ranges: Sequence[Range]) -> Sequence[Range]:
+    """Return ranges of the same places in the same order, each place once."""
+    if len(ranges) < 2:
+        return ranges
+    kept: list[Range] = []
+    for one in ranges:
+        left = [one]
+        for start, end in kept:
+            left = [
+                part
+                for first, last in left
+                for part in ((first, min(last, start - 1)), (max(first, end + 1), last))
+                if part[0] <= part[1]
+            ]
+        kept += left
+    return kept

@@ -1,6 +1,6 @@
 """PURE: one request of sliding sync in either form, and the limits of requests. Spec: MSC4186, "Request Body"."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -116,12 +116,13 @@ def _possible(elements: frozenset[Element]) -> frozenset[Element]:
     )
 
 
-def merge_configs(one: RoomConfig, other: RoomConfig) -> RoomConfig:
-    """Return the config of a room that two configs apply to. Spec: MSC4186, "Combining room configs"."""
-    if one == other:
-        return one
-    parts = (*one.required_state.parts, *other.required_state.parts)
-    return RoomConfig(max(one.timeline_limit, other.timeline_limit), combine(parts))
+def merge_configs(configs: Iterable[RoomConfig]) -> RoomConfig:
+    """Return the config of a room that several configs apply to. Spec: MSC4186, "Combining room configs"."""
+    distinct = list(dict.fromkeys(configs))
+    if len(distinct) == 1:
+        return distinct[0]
+    parts = (part for config in distinct for part in config.required_state.parts)
+    return RoomConfig(max(config.timeline_limit for config in distinct), combine(parts))
 
 
 def check_ranges(ranges: Sequence[Sequence[int]]) -> tuple[Range, ...]:

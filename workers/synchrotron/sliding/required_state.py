@@ -6,6 +6,7 @@ requests, and gets the keys that any of them wants. Spec: MSC4186, RequiredState
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from shared.rooms.timeline_event import MEMBER
@@ -86,12 +87,14 @@ def combine(parts: Iterable[StateRequest]) -> RequiredState:
     return RequiredState(tuple(sorted(set(parts), key=_order)))
 
 
-_Sortable: TypeAlias = list[tuple[bool, str, bool, str]]
+_Sortable: TypeAlias = tuple[tuple[bool, str, bool, str], ...]
 
 
+@lru_cache(maxsize=1_000)
 def _order(part: StateRequest) -> tuple[_Sortable, _Sortable, bool]:
+    """Return the sort key of a request. It is kept: one request is combined with many others, for many rooms."""
     return _sortable(part.include), _sortable(part.exclude), part.lazy
 
 
 def _sortable(elements: frozenset[Element]) -> _Sortable:
-    return sorted((a is None, a or "", b is None, b or "") for a, b in elements)
+    return tuple(sorted((a is None, a or "", b is None, b or "") for a, b in elements))

@@ -16,6 +16,7 @@ from shared.config.kinds import Secret
 from shared.config.load import load_config, read_config
 from shared.config.problems import ConfigurationError
 from shared.config.reading import keys_of
+from shared.config.remarks import remarks
 from shared.config.schema import documentation, field_texts, json_schema, record_in
 from shared.config.sections import REMOVED_KEYS, Config, Database, Fleet, RateLimits
 from shared.config.writing import effective_yaml
@@ -102,6 +103,9 @@ def test_required_keys_are_named_with_the_ways_to_give_them() -> None:
         ("redis: {sentinel: {hosts: ['a b']}}", "redis.sentinel.hosts[0]"),
         ("redis: {channel_prefix: 'a*'}", "redis.channel_prefix"),
         ("haproxy: {runtime_sockets: [nonsense]}", "haproxy.runtime_sockets[0]"),
+        ("haproxy: {trusted_proxies: [proxy.example.org]}", "haproxy.trusted_proxies[0]"),
+        ("haproxy: {trusted_proxies: [10.0.0.1/8]}", "haproxy.trusted_proxies[0]"),
+        ("haproxy: {proxy_protocol: true}", "haproxy.trusted_proxies"),
         ("listeners: {client: {host: not an address}}", "listeners.client.host"),
         ("listeners: {client: {port: 8448}}", "listeners.federation.port"),
         ("workers: {listen_host: not an address}", "workers.listen_host"),
@@ -174,6 +178,14 @@ support: {{contacts: [{{}}], support_page: x}}
         "the file",
     ]
     assert "also hosts" in found["database.dsn"] and "line 3" in found["the file"]
+
+
+def test_missing_trusted_proxy_is_remarked(tmp_path: Path) -> None:
+    """haproxy speaks plain HTTP to clients, so a server at an https URL has a proxy in front of it."""
+    [remark] = remarks(read(SMALLEST, tmp_path))
+    assert "haproxy.trusted_proxies" in remark
+    assert list(remarks(read(SMALLEST + "haproxy: {trusted_proxies: [10.0.0.0/8, 2001:db8::1]}", tmp_path))) == []
+    assert list(remarks(read(SMALLEST.replace("https:", "http:"), tmp_path))) == []
 
 
 def test_relation_is_not_checked_between_faulty_settings() -> None:

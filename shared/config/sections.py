@@ -286,6 +286,8 @@ class Shares:
     """Pages of history, relations, threads and notifications."""
     states: Places | None = Places(16, 4)
     """States and member lists of rooms."""
+    keys: Places | None = Places(6, 2)
+    """Queries and claims of keys, and messages to devices: each may name 10,000 users."""
     long_answers_per_user: Positive = 4
     """Long answers of `/sync` under way to one user; `caches.answers_bytes` limits those of all users together."""
     waiting_per_user: Positive = 50

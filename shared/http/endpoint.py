@@ -64,6 +64,7 @@ class Share(Enum):
     HIERARCHIES = "hierarchies"
     HISTORY = "history"
     STATES = "states"
+    KEYS = "keys"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ _WORDS: Mapping[Share, str] = {
     Share.POLLS: "requests of /sync",
     Share.SEARCHES: "searches",
     Share.HIERARCHIES: "requests of room hierarchies",
+    Share.KEYS: "requests about the devices of many users",
     Share.HISTORY: "requests of room history",
     Share.STATES: "requests of room state",
 }

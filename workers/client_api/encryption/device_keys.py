@@ -17,7 +17,7 @@ from shared.core.errors import MatrixError, Unavailable, invalid_param
 from shared.core.identifiers import UserId, check_user_id, server_of
 from shared.core.rows import DeviceListRow, OneTimeKeyRow
 from shared.core.sync_tokens.stream_token import StreamToken, parse_token
-from shared.http.endpoint import RateLimit, RoutingKey
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.operations.quotas import UserQuotas
@@ -182,6 +182,7 @@ class DeviceKeys:
         path="/_matrix/client/{version}/keys/query",
         pool="client",
         rate_limit=RateLimit.READ,
+        share=Share.KEYS,
         spec="client-server-api/#post_matrixclientv3keysquery",
     )
     async def query_keys(self, request: Request) -> Response:
@@ -202,6 +203,7 @@ class DeviceKeys:
         path="/_matrix/client/{version}/keys/claim",
         pool="client",
         rate_limit=RateLimit.READ,
+        share=Share.KEYS,
         spec="client-server-api/#post_matrixclientv3keysclaim",
     )
     async def claim_keys(self, request: Request) -> Response:

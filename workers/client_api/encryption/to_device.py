@@ -14,7 +14,7 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import invalid_param
 from shared.core.identifiers import UserId, check_user_id, server_of, within_bytes
 from shared.core.rows import ToDeviceRow
-from shared.http.endpoint import RateLimit, RoutingKey
+from shared.http.endpoint import RateLimit, RoutingKey, Share
 from shared.http.request import Request, Response, empty_response
 from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
@@ -53,6 +53,7 @@ class SendToDevice:
         pool="client",
         routing_key=RoutingKey.TOKEN_USER,
         rate_limit=RateLimit.READ,
+        share=Share.KEYS,
         idempotent=True,
         spec="client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid",
     )

@@ -91,11 +91,11 @@ def encode_frames(
 ) -> list[bytes]:
     """Return the frames of one batch, chained by previous and current: as few as MAX_FRAME_BYTES allows.
 
-    rows: (position, encoded row) in ascending position.
+    rows: (position, encoded row) in ascending position. An empty one stands for a row that is not sent.
     over: see `Frame`. If it is given, there is a frame even without rows.
 
-    A row that is larger than a frame is not sent. The frame in its place is empty, and follows a position that no
-    reader has reached: readers see a gap, and read the row from Postgres. Such a row names the members of a large
+    A row that is larger than a frame is not sent either. The frame in its place is empty, and follows a position that
+    no reader has reached: readers see a gap, and read the row from Postgres. Such a row names the members of a large
     state.
     """
     frames: list[bytes] = []
@@ -117,7 +117,7 @@ def encode_frames(
         frames.append(_encoder.encode(frame))
 
     for position, encoded in rows:
-        if len(encoded) > MAX_FRAME_BYTES and over is None:
+        if not encoded or (len(encoded) > MAX_FRAME_BYTES and over is None):
             if part:
                 close_frame(None)
             previous, part, size, last = position, [], 0, position

@@ -41,7 +41,7 @@ class Announcer:
     def _publish(self, stream: Stream, rows: Sequence[Any], over: int | None) -> None:
         channel = stream.channel
         last = self._last.get(channel, 0)
-        encoded = [(row.position, wire.encode_row(row)) for row in rows]
+        encoded = [(row.position, b"" if getattr(row, "is_unsent", False) else wire.encode_row(row)) for row in rows]
         for frame in wire.encode_frames(stream.name, self.lease, channel, last, encoded, over):
             self._transport.publish(channel, frame)
         if rows:

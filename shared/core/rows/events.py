@@ -67,3 +67,5 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=T
     push_groups: tuple[tuple[str, int], ...] = ()
     #: What this redaction took back. The first redaction of an event takes back its counts.
     push_redacted: tuple[PushRedacted, ...] = ()
+    #: The row names too many memberships to be sent: readers read it from Postgres. Never True there.
+    is_unsent: bool = False

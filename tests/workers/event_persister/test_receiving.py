@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from replication.bus.wire import MAX_FRAME_BYTES
+from replication.bus.wire import MAX_FRAME_BYTES, decode_frame
 from shared.core.events import Event
 from shared.core.events import event as events_module
 from shared.core.identifiers import EventId, RoomId, UserId
@@ -153,13 +153,21 @@ async def test_event_above_a_large_state_is_announced_in_small_frames(postgres: 
         _, late = lost_and_late(graph, 1)
         state = [*graph.current.values(), *(event.event_id for event in joins)]
         published = len(persister.bus.published)
+        loads = persister.metric("skep_persister_room_loads_total")
+        sends = [asyncio.create_task(alice.send(room_id, f"{number}")) for number in range(20)]
         assert outcomes(await deliver(persister, room_id, [late], state_before=state)) == {late.event_id: "accepted"}
-        frames = [message for _, message in persister.bus.published[published:]]
-        assert frames and max(map(len, frames)) <= MAX_FRAME_BYTES
+        assert {(await sent).status for sent in sends} == {200}, "a send that waits is not lost"
+        frames = [decode_frame(message) for channel, message in persister.bus.published[published:]]
+        assert max(len(message) for _, message in persister.bus.published[published:]) <= MAX_FRAME_BYTES
+        assert [frame.previous == frame.current and not frame.rows for frame in frames].count(True) == 1
+        # Taking in 3,000 changes at once would hold up the loop: the room is read again.
+        assert (await alice.send(room_id, "still here")).status == 200
+        assert persister.metric("skep_persister_room_loads_total") == loads + 1
         nid = await room_nid(persister, room_id)
         [row] = await persister.sql("SELECT count(*) FROM memberships WHERE room_nid = $1", nid)
         assert row[0] == 3000 + 2
-        assert (await alice.send(room_id, "still here")).status == 200
+        texts = {row["event_id"] for row in await persister.timeline(room_id) if row["type"] == "m.room.message"}
+        assert len(texts) == 20 + 1 + 1
         await check_stored(persister, room_id)
 
 

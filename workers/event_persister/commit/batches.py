@@ -23,6 +23,9 @@ from shared.storage.push.counts import StoredCounts
 from workers.event_persister.room.drafts import USUAL, BuiltEvent, EntryChange, NewRoom
 from workers.event_persister.room.live_room import LiveRoom, Write
 
+#: Memberships that a row names. Of a state that came as a whole there are as many as the room has members.
+_MAX_MEMBERS_SENT = 300
+
 
 def rows_of(
     room: LiveRoom,
@@ -41,6 +44,8 @@ def rows_of(
     for event, position in stored:
         if event.ordinal is None:
             continue  # not in the timeline: no reader follows these
+        members = _members_of(event, memberships) if event.resolved else ()
+        is_unsent = len(members) > _MAX_MEMBERS_SENT
         yield EventRow(
             position=position,
             writer=writer,
@@ -65,7 +70,8 @@ def rows_of(
             redacts_nid=event.redacts_nid,
             resolved=event.resolved,
             gap=event.gap,
-            members=_members_of(event, memberships) if event.resolved else (),
+            members=() if is_unsent else members,
+            is_unsent=is_unsent,
             thread_id=event.push.thread_id,
             push=counts.totals.get(event.event_nid, ()),
             push_users=event.push.users,

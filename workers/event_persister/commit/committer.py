@@ -36,6 +36,7 @@ from shared.storage.events.batch import EventBatch
 from shared.storage.events.commit import StatementRefused, StoredBatch, commit_events
 from workers.event_persister.commit.batches import batch_of, rows_of
 from workers.event_persister.commit.locked_rooms import PROBE_EVERY_S, LockedRooms
+from workers.event_persister.room.drafts import RoomLost
 from workers.event_persister.room.live_room import LiveRoom, Write
 
 logger = logging.getLogger(__name__)
@@ -264,6 +265,8 @@ class Committer:
         for write in writes:
             if not write.done.done():
                 write.done.set_result([built.event.event_id for built in write.built])
+        for room in {write.room for write in writes if write.room.outgrown}:
+            self._lose(room, RoomLost("The room is being read again"))
 
     def _refused(self, write: Write, refused: StatementRefused) -> None:
         """Fail a write that was refused alone. Nothing of it was stored."""

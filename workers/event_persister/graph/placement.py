@@ -60,6 +60,7 @@ from workers.event_persister.room.room_state import KEPT_TYPES, MEMBER
 #: Tries beside the room's writes. After so many were overtaken by a write, the room's writes wait.
 _FREE_TRIES = 3
 _MAX_TRIES = 8
+_CHANGES_AT_ONCE = 5000  # some 5 ms
 _AT_ONCE = 20_000  # entries of states that are copied before other tasks get a turn
 
 _STATUS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
@@ -167,6 +168,7 @@ class Placing:
             after = await self._current_after(room, event, nid, before, known)
             target, graph = await _redaction(event, levels, known, graph)
             graph = await self._with_brought(room, graph, after[0], nid, known)
+            changes = await _changes(room, after[0])
             if room.state.head is not head:
                 raise RoomChanged
             built = self._live(
@@ -176,7 +178,8 @@ class Placing:
                 before=before,
                 auth_nids=auth_nids,
                 graph=graph,
-                after=after,
+                changes=changes,
+                branches=after[1],
                 target=target,
                 known=known,
             )
@@ -334,13 +337,12 @@ class Placing:
         before: _Before,
         auth_nids: Sequence[int],
         graph: Graph,
-        after: tuple[Overlay, Mapping[int, Branch]],
+        changes: Sequence[EntryChange],
+        branches: Mapping[int, Branch],
         target: RedactionTarget | None,
         known: KnownEvents,
     ) -> BuiltEvent:
         event, head = candidate.event, room.state.head
-        overlay, branches = after
-        changes = tuple(EntryChange(key, room.state.entry(*key), entry) for key, entry in sorted(overlay.items()))
         ordinal = head.ordinal + 1
         named = set(event.prev_event_ids)
         extremities = (*(ext for ext in head.extremities if ext[1] not in named), (nid, event.event_id))
@@ -389,6 +391,16 @@ class Placing:
             brought={number: one.event for number, one in events.items()},
             senders={number: one.sender for number, one in found.items()},
         )
+
+
+async def _changes(room: LiveRoom, overlay: Overlay) -> list[EntryChange]:
+    """Return the changes of the current state, by key. They are right while the head does not change."""
+    changes: list[EntryChange] = []
+    for number, (key, entry) in enumerate(sorted(overlay.items()), 1):
+        changes.append(EntryChange(key, room.state.entry(*key), entry))
+        if number % _CHANGES_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return changes
 
 
 async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]) -> dict[int, Branch]:

@@ -24,6 +24,9 @@ from workers.event_persister.room.turns import PlacementTurns
 TRANSACTIONS_KEPT_MS = 3_600_000
 MAX_TRANSACTIONS = 5000
 MAX_GIVEN_STATES = 16
+#: Changes of the state by one event. If there are more, taking them in would hold up the loop. Reading the room again
+#: does not.
+MANY_CHANGES = 1000
 _ROOM_BYTES = 2000
 _TRANSACTION_BYTES = 250
 
@@ -129,6 +132,7 @@ class LiveRoom:
         self.turns = PlacementTurns()  # one at a time works out places beside the room's own writes
         self.on_redacted: Callable[[EventId], None] = _forget_nothing  # called with ids, once that is stored
         self.held: asyncio.Future[None] | None = None  # while it is set, the room's own writes wait for it
+        self.outgrown = False  # a stored event has changed too much of the state: the room must be read again
         self.lost = False  # another owner was seen, or the lease is gone: nothing may be built on this any more
 
     def build(self, write: Write, now_ms: int, *, create_nid: int | None = None) -> None:
@@ -172,7 +176,10 @@ class LiveRoom:
         """Take in that the write is stored. The writes of a room come here in their order."""
         self.writes.remove(write)
         for built, position in zip(write.built, positions, strict=True):
-            self.state.commit(built)
+            if len(built.changes) > MANY_CHANGES:
+                self.outgrown = True
+            else:
+                self.state.commit(built)
             if built.redacts_nid is not None and built.event.redacts is not None:
                 self.on_redacted(built.event.redacts)
             if built.ordinal is not None:

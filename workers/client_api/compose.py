@@ -91,7 +91,7 @@ def compose(foundation: Foundation) -> Worker:
                 sessions,
                 clock,
             ),
-            Login(server_name, config.public_base_url.rstrip("/"), passwords, sessions, quotas, database),
+            Login(server_name, config.public_base_url.rstrip("/"), passwords, sessions, quotas),
             PasswordChange(hasher, sessions, auth, demand),
             AccountAdministration(hasher, sessions),
             Deactivation(database, sessions, auth, demand),

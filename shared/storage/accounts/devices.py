@@ -38,12 +38,6 @@ RENAME_DEVICE = fenced_statement(
     "(SELECT count(*) FROM device) AS found, (SELECT position FROM list_change) AS list_position",
 )
 
-#: $3: the most devices.
-_HAS_PLACE = """
-    SELECT EXISTS (SELECT FROM devices WHERE user_id = $1 AND device_id = $2)
-        OR (SELECT count(*) FROM (SELECT FROM devices WHERE user_id = $1 LIMIT $3) AS few) < $3
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -64,8 +58,3 @@ async def get_device(database: Database, user_id: UserId, device_id: str) -> Dev
     """Return a device of a user."""
     row = await database.fetchrow(_GET, user_id, device_id)
     return Device(**row) if row is not None else None
-
-
-async def has_place_for_device(database: Database, user_id: UserId, device_id: str, max_devices: int) -> bool:
-    """Return True if a user has the device, or has fewer than `max_devices`."""
-    return bool(await database.fetchval(_HAS_PLACE, user_id, device_id, max_devices))

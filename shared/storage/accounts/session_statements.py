@@ -47,11 +47,13 @@ class StartSession(NewTokens):
     display_name: of a device that is new.
     verified_hash: the password hash that the user's password matched. None: the account has no password.
     address: where the log-in came from, to remember it. None: remember nothing.
+    max_devices: the most that the user may have with this one. None: no limit.
     """
 
     display_name: str | None
     verified_hash: str | None
     address: str | None
+    max_devices: int | None
 
 
 @parameters
@@ -214,7 +216,13 @@ START_SESSION = fenced_statement(
     "start_session",
     StartSession,
     {
-        **_take_turn("NOT deactivated AND password_hash IS NOT DISTINCT FROM :verified_hash"),
+        "place": f"""
+            SELECT :max_devices::bigint IS NULL OR EXISTS (SELECT 1 FROM devices x WHERE {_OF_DEVICE})
+                OR :max_devices > (SELECT count(*) FROM devices x WHERE x.user_id = :user_id) AS is_free
+        """,
+        **_take_turn(
+            """NOT deactivated AND password_hash IS NOT DISTINCT FROM :verified_hash AND (SELECT is_free FROM place)"""
+        ),
         "device": """
             INSERT INTO devices (user_id, device_id, display_name, created_ms)
             SELECT :user_id, :device_id, :display_name, :now_ms FROM fence, account
@@ -245,7 +253,7 @@ START_SESSION = fenced_statement(
                 ORDER BY l.used_ms DESC OFFSET {MAX_LOGIN_ADDRESSES - 1})
         """,
     },
-    f"{_OUTCOME}, {_POSITIONS}",
+    f"{_OUTCOME}, {_POSITIONS}, (SELECT is_free FROM place) AS has_place",
 )
 
 _OF_DEVICES = "x.user_id = :user_id AND x.device_id = ANY (:device_ids::text[])"

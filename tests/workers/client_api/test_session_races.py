@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.config.sections import Rate, RateLimits
+from shared.config.sections import Quotas, Rate, RateLimits
 from tests.fix_servers import TestDatabase
 from tests.rigs.blockers import blocker, soon
 from tests.rigs.client_api import ClientApi, User, client_api, make_config, password_login
@@ -289,6 +289,18 @@ async def test_profile_of_a_closed_account_stays_empty(postgres: TestDatabase) -
             answer = await late
         assert (answer.status, answer.errcode) == (403, "M_USER_DEACTIVATED")
         assert await worker.sql("SELECT 1 FROM profiles") == []
+
+
+async def test_logins_at_once_keep_to_the_limit_of_devices(postgres: TestDatabase) -> None:
+    async with two_processes(postgres.dsn, quotas=Quotas(devices=2)) as (one, two):
+        alice = await one.register("alice")
+        async with blocker(postgres.dsn, "SELECT 1 FROM users FOR UPDATE") as lock:
+            logins = [soon(at.call("POST", "/login", password_login("alice"))) for at in (one, two)]
+            await lock.until_waiting(2)
+            await lock.commit()
+            answers = await asyncio.gather(*logins)
+        assert sorted(answer.status for answer in answers) == [200, 403]
+        assert len((await alice.call("GET", "/devices")).json["devices"]) == 2
 
 
 def _login_limit(burst: int) -> RateLimits:

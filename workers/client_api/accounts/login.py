@@ -15,11 +15,10 @@ from shared.http.request import Request, Requester, Response, empty_response, js
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.operations.quotas import UserQuotas
-from shared.storage.accounts.devices import has_place_for_device
 from shared.storage.accounts.login_attempts import count_login_attempt, get_login_addresses
 from shared.storage.accounts.users import Account, get_account, replace_password_hash
 from shared.storage.engine.pool import Database
-from workers.client_api.accounts.sessions import Issued, Sessions
+from workers.client_api.accounts.sessions import Issued, Sessions, TooManyDevices
 
 logger = logging.getLogger(__name__)
 
@@ -175,11 +174,9 @@ class Login:
         passwords: PasswordCheck,
         sessions: Sessions,
         quotas: UserQuotas,
-        database: Database,
     ) -> None:
         """base_url: the client-server URL that log-in answers name."""
         self._quotas = quotas
-        self._database = database
         self._server_name = server_name
         self._base_url = base_url
         self._passwords = passwords
@@ -242,18 +239,17 @@ class Login:
                 body.initial_device_display_name,
                 refreshable=body.refresh_token,
             )
-            await self._check_devices(account.user_id, issued.stored.device_id)
-            if await self._sessions.start(account.user_id, issued, account.password_hash, address_key(address)):
-                return account, issued
+            most = self._quotas.limits.devices
+            try:
+                if await self._sessions.start(
+                    account.user_id, issued, account.password_hash, address_key(address), most
+                ):
+                    return account, issued
+            except TooManyDevices as error:
+                raise self._quotas.exceeded(
+                    "devices", f"This account may have at most {most} devices. Log out one that you do not use any more"
+                ) from error
         raise wrong_password()
-
-    async def _check_devices(self, user_id: UserId, device_id: str) -> None:
-        """Raise M_USER_LIMIT_EXCEEDED if the user has too many devices for one more."""
-        most = self._quotas.limits.devices
-        if not await has_place_for_device(self._database, user_id, device_id, most):
-            raise self._quotas.exceeded(
-                "devices", f"This account may have at most {most} devices. Log out one that you do not use any more"
-            )
 
     @endpoint(
         name="refresh",

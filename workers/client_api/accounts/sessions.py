@@ -53,6 +53,10 @@ class Issued:
         return keys
 
 
+class TooManyDevices(Exception):
+    """The user has as many devices as they may have."""
+
+
 class Sessions:
     """Begins and ends sessions of local users."""
 
@@ -98,12 +102,19 @@ class Sessions:
         return Issued(stored, access, refresh, lifetime_s * 1000 if lifetime_s is not None else None)
 
     async def start(
-        self, user_id: UserId, issued: Issued, verified_hash: str | None, address: str | None = None
+        self,
+        user_id: UserId,
+        issued: Issued,
+        verified_hash: str | None,
+        address: str | None = None,
+        max_devices: int | None = None,
     ) -> bool:
         """Store a session, and end the earlier tokens of the same device.
 
-        verified_hash: the password hash that was verified. address: where the log-in came from, to remember it.
-        Return False if this is no longer the account's hash, or if the account is closed.
+        verified_hash: the password hash that was verified.
+        address: where the log-in came from, to remember it.
+        max_devices: the most that the user may have, the session's included. None: no limit.
+        Return False if this is no longer the account's hash, or if the account is closed. Raises TooManyDevices.
         Spec: client-server API, "Relationship between access tokens and devices".
         """
         session = issued.stored
@@ -117,8 +128,11 @@ class Sessions:
             now_ms=self._clock.now_ms(),
             verified_hash=verified_hash,
             address=address,
+            max_devices=max_devices,
         )
         row = await self._take_turn(session_statements.START_SESSION, record)
+        if not row["has_place"]:
+            raise TooManyDevices
         if not row["done"]:
             return False
         if row["position"] is not None:

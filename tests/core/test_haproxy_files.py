@@ -15,6 +15,17 @@ from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
 from tests.fleet.haproxy_sample import ENDPOINTS, POOLS
 
 
+def test_every_status_that_haproxy_may_answer_has_a_matrix_error() -> None:
+    """The statuses of the directive `errorfile` in HAProxy 2.8, except 200."""
+    statuses = {400, 401, 403, 404, 405, 407, 408, 410, 413, 421, 422, 425, 429, 500, 501, 502, 503, 504}
+    assert error_pages().keys() == statuses
+    for status, page in error_pages().items():
+        head, _, body = page.partition("\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert "Access-Control-Allow-Origin: *" in head
+        assert {"errcode", "error"} <= json.loads(body).keys()
+
+
 def test_the_golden_files_are_current() -> None:
     for name, text in golden_files().items():
         assert (DIRECTORY / name).read_text() == text, "python -m deploy.haproxy.golden writes them; look at the diff"

@@ -244,6 +244,13 @@ def test_ambiguous_requests_are_refused_before_any_worker(rig: Rig) -> None:
     assert sum(rig.echo(name).requests for name in rig.workers) == 0
 
 
+def test_http_1_0_get_with_a_body_reaches_a_worker(rig: Rig) -> None:
+    """haproxy would answer it with a page of its own, which is no Matrix error."""
+    with socket.create_connection(rig.client.address, timeout=5) as connection:
+        connection.sendall(b"GET /_matrix/client/versions HTTP/1.0\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
 async def test_missing_or_silent_runtime_socket_raises_proxy_error(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(ProxyError):
         await HaproxyRuntime(str(tmp_path / "nothing")).ask("show info")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,9 +14,10 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import orjson
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from load.harness.clients import Connection
-from load.harness.measure import listed_processes
+from load.harness.measure import Process, listed_processes
 from load.harness.memory import begin_peaks, peak_mib
 from shared.config.sections import Caches, Haproxy, RateLimits
 from tests.fix_fleet import ROOT, RunningFleet, run_shared_fleet
@@ -93,7 +95,7 @@ async def _besiege(fleet: RunningFleet, seconds: float) -> None:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
 
-    table = _table(experience, (quiet, loud), windows)
+    table = _table(experience, (quiet, loud), windows) + "\n" + "\n".join(_stalls(workers))
     print(table)
     assert [window.report.name for window in windows] == attacks, table
     assert {w.report.name: w.report.error for w in windows if w.report.error} == {}
@@ -187,6 +189,19 @@ async def _register(host: str, port: int, name: str, source: str) -> Account:
     made = await connection.request("POST", f"{CLIENT}/register", body)
     connection.close()
     return Account(user_id=made["user_id"], token=made["access_token"], password=_PASSWORD)
+
+
+def _stalls(workers: Sequence[Process]) -> list[str]:
+    """Return a line for each endpoint whose work blocked an event loop for over 50 ms. A busy machine adds some."""
+    lines = []
+    for worker in workers:
+        with urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=10) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        for family in families:
+            for sample in family.samples if family.name == "skep_loop_stalls" else ():
+                if sample.name.endswith("_total") and sample.value:
+                    lines.append(f"{worker.name}: {sample.labels['endpoint']} blocked it {sample.value:.0f} times")
+    return lines
 
 
 def _leases(fleet: RunningFleet) -> dict[str, int]:

@@ -78,6 +78,7 @@ class Request:
     client_address: as the proxy saw it.
     origin: the server that signed the request, for endpoints of other servers.
     held_slot: (kind, slot) that stays with this process until the request is answered.
+    held_body_bytes: what the body counts until then (`admission/bodies.py`).
     under_way: the user for whom the request counts as one under way.
     """
 
@@ -93,6 +94,7 @@ class Request:
     requester: Requester | None = None
     origin: ServerName | None = None
     held_slot: tuple[str, int] | None = None
+    held_body_bytes: int = 0
     under_way: Requester | None = None
     _query: dict[str, list[str]] | None = field(default=None, repr=False)
 

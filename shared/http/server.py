@@ -224,6 +224,7 @@ class Application:
         await self._admit(request)
         # Only now, so that nobody without a token makes this process read anything large.
         request.body = await self._bodies.read(request, receive)
+        self._bodies.hold(request)
         if request.endpoint.auth is Auth.SERVER and self._server_authenticator is not None:
             # The signature covers the body.
             request.origin = await self._server_authenticator.authenticate_server(request)
@@ -271,7 +272,8 @@ class Application:
             request.under_way = request.requester
 
     def _leave(self, request: Request) -> None:
-        """Count the request no longer as one under way."""
+        """Count the request no longer as one under way, nor its body."""
+        self._bodies.release(request)
         requester, request.under_way = request.under_way, None
         if requester is not None:
             self._under_way.give_back(requester.user_id)

@@ -25,6 +25,11 @@ _LARGE_BYTES = 32 << 10
 #: Most large bodies that one process reads at a time, of one sender and of all.
 _LARGE_EACH = 4
 _LARGE_IN_ALL = 64
+#: Bytes of the bodies that wait in memory until their requests are answered, of one sender and of all. A poll may wait
+#: for a minute, and a message for the database. Smaller bodies are bounded by the number of requests.
+_HELD_BYTES_EACH = 16 << 20
+_HELD_BYTES_IN_ALL = 256 << 20
+_SMALL_BYTES = 4 << 10
 #: The least rate counts from this time on.
 _GRACE_S = 10.0
 _SWEEP_EVERY_S = 0.5
@@ -58,6 +63,7 @@ class BodyReader:
         self._reading: dict[asyncio.Task[Any], _Reading] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._large = Places("large_bodies", each=_LARGE_EACH, in_all=_LARGE_IN_ALL, metrics=metrics)
+        self._held = Places("bytes_of_bodies", each=_HELD_BYTES_EACH, in_all=_HELD_BYTES_IN_ALL, metrics=metrics)
 
     def refuse_oversized(self, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> None:
         """Raise M_TOO_LARGE (413) before authentication if the announced length is over the endpoint's limit."""
@@ -127,6 +133,19 @@ class BodyReader:
         self._sweep = None
         if self._reading:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._end_overdue)
+
+    def hold(self, request: Request) -> None:
+        """Count the body until `release`. Raises the errors of `Places.take`."""
+        size = len(request.body)
+        if size > _SMALL_BYTES and request.endpoint.auth is not Auth.INTERNAL:
+            self._held.take(_sender(request), size)
+            request.held_body_bytes = size
+
+    def release(self, request: Request) -> None:
+        """Note that the request is answered, whether its body was counted or not."""
+        size, request.held_body_bytes = request.held_body_bytes, 0
+        if size:
+            self._held.give_back(_sender(request), size)
 
     def _limit(self, endpoint: Endpoint, *, may_have_token: bool) -> int:
         if endpoint.body_limit_bytes is not None:

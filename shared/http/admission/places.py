@@ -22,17 +22,17 @@ class Places:
         self._by_sender: dict[str, int] = {}
         self._total = 0
 
-    def take(self, sender: str) -> None:
-        """Take one, for which `give_back` must follow.
+    def take(self, sender: str, number: int = 1) -> None:
+        """Take one or several, for which `give_back` must follow.
 
         sender: a user id or the key of an address.
         Raises M_LIMIT_EXCEEDED (429) if the sender has too many, Unavailable (503) if all together have.
         """
-        if self._in_all is not None and self._total >= self._in_all:
+        if self._in_all is not None and self._total + number > self._in_all:
             self._metrics.turned_away(self._name)
             raise Unavailable(f"Too many {self._name.replace('_', ' ')} are under way. Try again later", _RETRY_AFTER_S)
         held = self._by_sender.get(sender, 0)
-        if self._each is not None and held >= self._each:
+        if self._each is not None and held + number > self._each:
             self._metrics.turned_away(self._name)
             raise MatrixError(
                 "M_LIMIT_EXCEEDED",
@@ -41,12 +41,12 @@ class Places:
                 429,
                 {"retry_after_ms": round(_RETRY_AFTER_S * 1000)},
             )
-        self._by_sender[sender] = held + 1
-        self._total += 1
+        self._by_sender[sender] = held + number
+        self._total += number
 
-    def give_back(self, sender: str) -> None:
-        self._total -= 1
-        left = self._by_sender[sender] - 1
+    def give_back(self, sender: str, number: int = 1) -> None:
+        self._total -= number
+        left = self._by_sender[sender] - number
         if left:
             self._by_sender[sender] = left
         else:

@@ -26,7 +26,7 @@ from workers.synchrotron.sliding.engine import Engine
 from workers.synchrotron.sliding.extensions.extension import SENT_BITS, Extensions, parse_scope
 from workers.synchrotron.sliding.pending import BuiltResponse, EnabledExtension, PendingRequest, Progress
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos
-from workers.synchrotron.sliding.request import Limits, SlidingRequest
+from workers.synchrotron.sliding.request import MAX_BODY_BYTES, Limits, SlidingRequest
 from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
 from workers.synchrotron.users.lazy_members import LazyMembers
 from workers.synchrotron.users.user_cache import UserCache
@@ -93,6 +93,7 @@ class SlidingSync:
         rate_limit=RateLimit.SYNC,
         share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
+        body_limit_bytes=MAX_BODY_BYTES,
         idempotent=True,
         spec="MSC4186",
     )
@@ -108,6 +109,7 @@ class SlidingSync:
         rate_limit=RateLimit.SYNC,
         share=Share.POLLS,
         routing_key=RoutingKey.TOKEN_USER,
+        body_limit_bytes=MAX_BODY_BYTES,
         idempotent=True,
         spec="MSC4186",
     )

@@ -18,6 +18,9 @@ _MAX_NAME_CHARS = 255  # event types, state keys and room ids are never longer
 MAX_CONN_ID_CHARS = 255
 MAX_LIST_KEY_CHARS = 255
 
+#: Of a request, which stays in memory, parsed, while it waits. Those of present clients have 5 KB.
+MAX_BODY_BYTES = 65_536
+
 T = TypeVar("T")
 
 #: Integers that every JSON implementation keeps exactly.

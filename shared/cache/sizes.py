@@ -38,11 +38,14 @@ def optional_size(*texts: str | bytes | None) -> int:
 
 
 def json_size(json: bytes) -> int:
-    """Return an upper estimate of the size of decoded JSON, without `json` itself.
+    """Return about the size of decoded JSON, without `json` itself.
 
-    Whoever wrote it chose it: in `[[],[],[]]` each value of three bytes is an object of its own.
+    Its writer chose it: in `[[],[],[]]` each value of three bytes is an object of 56, and a key takes 100 with its
+    place.
     """
-    return 2 * len(json) + 60 * (json.count(b",") + json.count(b"{") + json.count(b"["))
+    texts, keys = json.count(b'"') // 2, json.count(b'":')
+    containers = json.count(b"{") + json.count(b"[")
+    return len(json) + 52 * texts + 45 * keys + 60 * containers + 15 * json.count(b",")
 
 
 def deep_size(*values: Any) -> int:

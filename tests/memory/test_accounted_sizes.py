@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.memory import persister_caches as persister
 from tests.memory import shared_caches as shared
 from tests.memory import synchrotron_caches as synchrotron
 from tests.memory.measuring import FACTOR, KINDS, Kind, sizes_of
+from workers.event_persister.room.live_room import TRANSACTION_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,18 @@ FILLED = {
     "last uses of devices": Filled(shared.authenticator, shared.fill_last_seen, lambda cache: cache._last_seen_bytes),
     "rate limit buckets": Filled(shared.rate_limiter, shared.fill_buckets, lambda cache: cache._buckets.size_bytes),
     "rate limit shares": Filled(shared.rate_limiter, shared.fill_shares, lambda cache: cache._shares.size_bytes),
+    "state of a room, members": Filled(persister.room_state, persister.fill_room_with_members),
+    "state of a room, events": Filled(persister.room_state, persister.fill_room_with_state_events),
+    "transactions of a room": Filled(
+        persister.transactions, persister.fill_transactions, lambda cache: TRANSACTION_BYTES * len(cache)
+    ),
+    "subscribers of threads": Filled(persister.thread_subscribers, persister.fill_thread_subscribers),
+    "events of resolutions": Filled(
+        persister.event_cache, persister.fill_event_cache, lambda cache: cache._cache.size_bytes
+    ),
+    "bytes sent to devices": Filled(
+        persister.send_allowances, persister.fill_send_allowances, lambda cache: cache._left.size_bytes
+    ),
     "filters": Filled(synchrotron.filters, synchrotron.fill_filters, lambda cache: cache._parsed.size_bytes),
     "sync tokens": Filled(
         synchrotron.sync_tokens, synchrotron.fill_sync_tokens, lambda cache: cache._parsed.size_bytes

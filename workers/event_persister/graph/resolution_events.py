@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from shared.cache.byte_budget import ByteBudgetCache
+from shared.cache.sizes import json_size
 from shared.core.errors import Unavailable
 from shared.core.events import Event, event_from_storage
 from shared.core.identifiers import EventId
@@ -23,6 +24,8 @@ from workers.event_persister.room.event_forms import redacted
 #: (event ids, number of events including their chains) -> rows, as `get_auth_chain_page`.
 Fetch = Callable[[Sequence[EventId], int], Sequence[ChainEvent]]
 
+#: The least size of a lean event, and what a whole one has beside the content.
+_LEAN_BYTES, _LEFT_OUT_BYTES = 700, 1_200
 _PAGE_EVENTS = 500  # read by id at once, and as many again of their chains
 _MIN_REACH = 4
 _GRANT_BYTES = 1 << 20  # taken from the budget at once
@@ -286,6 +289,4 @@ def _lean(event: Event) -> Event:
 
 
 def _size_bytes(json: bytes) -> int:
-    # An upper estimate, since other servers choose the content: every value may be an object of its own. The lean
-    # event keeps some two thirds of a usual one.
-    return 700 + len(json) + 60 * (json.count(b",") + json.count(b"{") + json.count(b"["))
+    return max(_LEAN_BYTES, json_size(json) - _LEFT_OUT_BYTES)

@@ -8,7 +8,7 @@ follow one another without waiting for each other's commit. The committed layer 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from shared.cache.sizes import json_size
+from shared.cache.sizes import json_size, text_size
 from shared.core.event_checks import PolicyServer
 from shared.core.events import Event
 from shared.core.events.format import MAX_PREV_EVENTS
@@ -55,9 +55,9 @@ KEPT_TYPES = frozenset(
     }
 )
 
-#: Measured with tracemalloc: a state entry with its key and ids; an event's object with the usual parts of a PDU.
-_ENTRY_BYTES = 450
-_EVENT_BYTES = 2500
+#: Measured with tracemalloc: a state entry without state key and event id; an event's object.
+_ENTRY_BYTES = 260
+_EVENT_BYTES = 700
 _HASH_BYTES = 150
 _CHANGE_BYTES = 300
 
@@ -93,6 +93,7 @@ class RoomState:
         self._committed = head
         self._pending = head
         self._entries = entries
+        self._entries_bytes = _entries_size(entries)
         self._table = table
         self._pending_entries: dict[StateKey, StateEntry | None] = {}
         self._events = events
@@ -395,7 +396,7 @@ class RoomState:
     def size_bytes(self) -> int:
         """About how much memory this takes."""
         return (
-            _ENTRY_BYTES * len(self._entries)
+            self._entries_bytes
             + (0 if self._table is None else self._table.size_bytes)
             + self._events_bytes
             + _HASH_BYTES * len(self._hashes)
@@ -416,11 +417,9 @@ class RoomState:
         key, before, now = change
         if key[0] == MEMBER:
             self._commit_member(key, now)
-        elif now is None:
-            self._entries.pop(key, None)
         else:
-            self._entries[key] = now
-            if now.event_nid == built.event_nid:
+            self._set_entry(key, now)
+            if now is not None and now.event_nid == built.event_nid:
                 self._put_event(now.event_nid, event)
         if key in self._pending_entries and self._pending_entries[key] == now:
             del self._pending_entries[key]
@@ -431,14 +430,20 @@ class RoomState:
         if self._table is None and now is not None and key not in self._entries and len(self._entries) >= LARGE_ROOM:
             self._keep_members_in_table()
         if self._table is None:
-            if now is None:
-                self._entries.pop(key, None)
-            else:
-                self._entries[key] = now
+            self._set_entry(key, now)
         elif now is None:
             self._table.pop(key[1])
         else:
             self._table.put(key[1], now)
+
+    def _set_entry(self, key: StateKey, now: StateEntry | None) -> None:
+        if (before := self._entries.get(key)) is not None:
+            self._entries_bytes -= _entry_size(key, before)
+        if now is None:
+            self._entries.pop(key, None)
+        else:
+            self._entries[key] = now
+            self._entries_bytes += _entry_size(key, now)
 
     def _keep_members_in_table(self) -> None:
         """Move the members to a table: once in the life of a room in memory, in some 20 ms."""
@@ -449,6 +454,7 @@ class RoomState:
         # Before the entries go, for threads that read.
         self._table = table
         self._entries = {key: entry for key, entry in self._entries.items() if key[0] != MEMBER}
+        self._entries_bytes = _entries_size(self._entries)
 
     def _redact(self, event_nid: int) -> None:
         event = self._events.get(event_nid)
@@ -460,6 +466,14 @@ class RoomState:
         former = self._events.get(event_nid)
         self._events[event_nid] = event
         self._events_bytes += _event_size(event) - (0 if former is None else _event_size(former))
+
+
+def _entry_size(key: StateKey, entry: StateEntry) -> int:
+    return _ENTRY_BYTES + text_size(key[1]) + text_size(entry.event_id)
+
+
+def _entries_size(entries: Mapping[StateKey, StateEntry]) -> int:
+    return sum(_entry_size(key, entry) for key, entry in entries.items())
 
 
 def _event_size(event: Event) -> int:

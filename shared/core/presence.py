@@ -73,6 +73,11 @@ class UserPresence:
     last_active_ms: int = 0
     _devices: dict[str, _Device] = field(default_factory=dict)
 
+    @property
+    def devices(self) -> int:
+        """The number of devices that are, or were lately, connected."""
+        return len(self._devices)
+
     def note_sync(self, device_id: str, set_presence: str, seen_ms: int, active_ms: int) -> None:
         """Record that a device syncs.
 

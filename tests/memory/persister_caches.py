@@ -1,6 +1,6 @@
 """Fillers of the persister's and client_api's caches, see `test_accounted_sizes.py`."""
 
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -13,6 +13,7 @@ from shared.storage.events.auth_chains import ChainEvent
 from tests.memory.measuring import Kind
 from tests.memory.synchrotron_caches import BUDGET, CLOCK
 from workers.client_api.encryption.send_allowances import SendAllowances
+from workers.client_api.people.present_users import PresentUsers, _Kept
 from workers.event_persister.graph.resolution_events import EventCache, _loaded
 from workers.event_persister.room.drafts import Head, StateEntry
 from workers.event_persister.room.live_room import RecentTransactions
@@ -103,6 +104,41 @@ def fill_event_cache(cache: EventCache, kind: Kind) -> None:
 
 
 # -- client_api
+
+
+class _Recorder:
+    """The announcer and slot table of a process that owns everybody."""
+
+    lease = 300
+    _position = 900_000
+
+    def set_values(self, *_: Any) -> None: ...
+    def announce(self, *_: Any) -> None: ...
+    def on_change(self, *_: Any) -> None: ...
+    def owns(self, *_: Any) -> bool:
+        return True
+
+    def next_ephemeral_position(self, _: Any) -> int:
+        self._position += 1
+        return self._position
+
+
+def present_users() -> PresentUsers:
+    recorder = cast("Any", _Recorder())
+    return PresentUsers(cast("Any", None), recorder, recorder, CLOCK)
+
+
+def fill_present_users(cache: PresentUsers, kind: Kind) -> None:
+    long = kind.hostile or kind.large_bytes > 1000
+    for number in range(500):
+        user_id = UserId(kind.id("@", number))
+        profile = {"displayname": f"User {number}", "avatar_url": f"mxc://bees.example/{number:024}"}
+        kept = cache._users[user_id] = _Kept(profile)
+        for device in range(10 if long else 1):
+            kept.presence.note_put(kind.id("D", device), "online", 1_800_000_000_000)
+        kept.presence.status_msg = ("\N{HONEYBEE}" * 500 + f"{number}") if long else None
+        cache._count(user_id, kept)
+        cache.announce_changes([user_id])
 
 
 def send_allowances() -> SendAllowances:

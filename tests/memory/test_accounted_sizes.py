@@ -47,6 +47,9 @@ FILLED = {
     "bytes sent to devices": Filled(
         persister.send_allowances, persister.fill_send_allowances, lambda cache: cache._left.size_bytes
     ),
+    "present users": Filled(
+        persister.present_users, persister.fill_present_users, lambda cache: cache.size_bytes + cache.unsaved_bytes
+    ),
     "filters": Filled(synchrotron.filters, synchrotron.fill_filters, lambda cache: cache._parsed.size_bytes),
     "sync tokens": Filled(
         synchrotron.sync_tokens, synchrotron.fill_sync_tokens, lambda cache: cache._parsed.size_bytes

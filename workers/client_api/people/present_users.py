@@ -13,6 +13,7 @@ from typing import Protocol
 
 from replication.streams import PRESENCE
 from replication.streams.announcer import Announcer
+from shared.cache.sizes import optional_size
 from shared.core.errors import Unavailable
 from shared.core.identifiers import UserId
 from shared.core.presence import UserPresence, VisiblePresence
@@ -25,7 +26,12 @@ from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles
 from shared.storage.user_data.presence import StoredPresence, get_presence, save_presence
 
-_MAX_USERS = 50_000  # present at a time in one process, some 1 KB each; further users stay invisible
+_MAX_BYTES = 64 << 20  # of the users present at a time in one process; further ones stay invisible
+_MAX_UNSAVED_BYTES = 32 << 20  # of changes that are not saved; further ones are not, while the database is away
+#: Measured with tracemalloc: a user with their places in the dictionary and the heap, without devices and texts.
+_USER_BYTES = 600
+_DEVICE_BYTES = 270
+_UNSAVED_BYTES = 210  # without the texts, which the user has too
 _EXPIRE_EVERY_S = 1.0  # how late a state that lapses (idle, offline) is announced
 _EXPIRE_BATCH = 500  # users, some 10 us each; then other tasks run
 _SAVE_EVERY_S = 5.0
@@ -46,6 +52,7 @@ class _Kept:
     announced: VisiblePresence | None = None  # the last announced state
     announced_profile: Mapping[str, str] | None = None
     due_ms: int | None = None  # the time of the next check: the user's earliest entry in the heap
+    size_bytes: int = 0  # as it was counted last
 
 
 class PresentUsers:
@@ -57,6 +64,9 @@ class PresentUsers:
         self._users: dict[UserId, _Kept] = {}
         self._due: list[tuple[int, UserId]] = []
         self._unsaved: dict[UserId, StoredPresence] = {}
+        #: The sums of the sizes of both.
+        self.size_bytes = 0
+        self.unsaved_bytes = 0
         self._profile_locks = KeyedLocks()
         announcer.set_values(PRESENCE, self._all_rows)
         slots.on_change(self._slots_changed)
@@ -80,11 +90,12 @@ class PresentUsers:
         saved = await get_presence(self._database, missing)
         profiles = await get_member_profiles(self._database, missing)
         for user_id in missing:
-            if user_id in self._users or len(self._users) >= _MAX_USERS:
+            if user_id in self._users or self.size_bytes >= _MAX_BYTES:
                 continue
             kept = self._users[user_id] = _Kept(profiles.get(user_id, {}))
             if (last := saved.get(user_id)) is not None:
                 kept.presence.status_msg, kept.presence.last_active_ms = last.status_msg, last.last_active_ms
+            self._count(user_id, kept)
 
     def announce_changes(self, user_ids: Iterable[UserId]) -> None:
         """Announce the presence of those users for whom it differs from the last announcement."""
@@ -141,8 +152,7 @@ class PresentUsers:
                 batch = list(self._unsaved.values())[:_SAVE_BATCH]
                 await save_presence(self._database, batch)
                 for saved in batch:
-                    if self._unsaved.get(saved.user_id) is saved:
-                        del self._unsaved[saved.user_id]
+                    self._forget_unsaved(saved)
         except Unavailable:
             return
 
@@ -151,8 +161,7 @@ class PresentUsers:
         unsaved = self._unsaved.get(user_id)
         if unsaved is not None:
             await save_presence(self._database, [unsaved])
-            if self._unsaved.get(user_id) is unsaved:
-                del self._unsaved[user_id]
+            self._forget_unsaved(unsaved)
 
     def _updated(self, user_id: UserId, now_ms: int) -> PresenceRow | None:
         """Return the row to announce; None if the presence is as announced. Schedules the next check."""
@@ -165,22 +174,41 @@ class PresentUsers:
         kept.announced, kept.announced_profile = visible, kept.profile
         next_ms = kept.presence.next_change_ms(now_ms)
         if next_ms is None:
-            del self._users[user_id]
-        elif kept.due_ms is None or next_ms < kept.due_ms:
-            kept.due_ms = next_ms
-            heapq.heappush(self._due, (next_ms, user_id))
+            self._forget(user_id)
+        else:
+            self._count(user_id, kept)
+            if kept.due_ms is None or next_ms < kept.due_ms:
+                kept.due_ms = next_ms
+                heapq.heappush(self._due, (next_ms, user_id))
         if visible.same_except_last_active(before) and kept.profile == profile_before:
             return None
-        if len(self._unsaved) < _MAX_USERS:
-            self._unsaved[user_id] = StoredPresence(
-                user_id, visible.state, visible.status_msg, visible.last_active_ms, now_ms
-            )
+        self._note_unsaved(StoredPresence(user_id, visible.state, visible.status_msg, visible.last_active_ms, now_ms))
         return self._row(user_id, visible, kept.profile)
 
     def _slots_changed(self, kind: str, now: set[int]) -> None:
         if kind == "users":
             for user_id in [user_id for user_id in self._users if slot_of(user_id) not in now]:
-                del self._users[user_id]
+                self._forget(user_id)
+
+    def _count(self, user_id: UserId, kept: _Kept) -> None:
+        texts = optional_size(user_id, kept.presence.status_msg, *kept.profile.values())
+        before_bytes, kept.size_bytes = kept.size_bytes, _USER_BYTES + _DEVICE_BYTES * kept.presence.devices + texts
+        self.size_bytes += kept.size_bytes - before_bytes
+
+    def _forget(self, user_id: UserId) -> None:
+        self.size_bytes -= self._users.pop(user_id).size_bytes
+
+    def _note_unsaved(self, changed: StoredPresence) -> None:
+        if changed.user_id not in self._unsaved:
+            if self.unsaved_bytes >= _MAX_UNSAVED_BYTES:
+                return
+            self.unsaved_bytes += _UNSAVED_BYTES
+        self._unsaved[changed.user_id] = changed
+
+    def _forget_unsaved(self, saved: StoredPresence) -> None:
+        if self._unsaved.get(saved.user_id) is saved:
+            del self._unsaved[saved.user_id]
+            self.unsaved_bytes -= _UNSAVED_BYTES
 
     def _all_rows(self) -> list[PresenceRow]:
         return [

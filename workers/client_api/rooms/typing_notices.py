@@ -12,7 +12,7 @@ import msgspec
 
 from replication.streams import TYPING
 from replication.streams.announcer import Announcer
-from shared.core.errors import Unavailable, forbidden
+from shared.core.errors import Unavailable, forbidden, limit_exceeded
 from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.rows import TypingRow
 from shared.http.endpoint import RateLimit, RoutingKey
@@ -26,7 +26,8 @@ from workers.client_api.user_data.account_data import own_user_id
 
 DEFAULT_TIMEOUT_MS = 30_000
 MAX_TIMEOUT_MS = 120_000
-_MAX_NOTICES = 20_000  # at a time in one process; some 500 bytes each
+_MAX_NOTICES = 20_000  # at a time in one process; some 500 bytes each, with long ids 1 KB
+_MAX_OF_USER = 100  # rooms in which a user may be typing at a time
 
 
 class TypingBody(msgspec.Struct):
@@ -46,6 +47,8 @@ class TypingNotices:
         self._present_users = present_users
         self._clock = clock
         self._notices: dict[tuple[RoomId, UserId], _Notice] = {}
+        #: The number of notices of each user who has any.
+        self._of_user: dict[UserId, int] = {}
         announcer.set_values(TYPING, self._all_rows)
 
     @endpoint(
@@ -59,7 +62,10 @@ class TypingNotices:
         spec="client-server-api/#put_matrixclientv3roomsroomidtypinguserid",
     )
     async def set_typing(self, request: Request) -> Response:
-        """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for another user, or outside of the room."""
+        """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for another user, or outside of the room.
+
+        Raises M_LIMIT_EXCEEDED if the user is typing in too many rooms.
+        """
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
         body = request.decode(TypingBody)
         room = await get_user_in_room(self._database, room_id, user_id)
@@ -84,6 +90,10 @@ class TypingNotices:
             running.timer.cancel()
         elif len(self._notices) >= _MAX_NOTICES:
             raise Unavailable("Too many users are typing on this process")
+        elif self._of_user.get(user_id, 0) >= _MAX_OF_USER:
+            raise limit_exceeded(timeout_ms / 1000, f"You may be typing in {_MAX_OF_USER} rooms at a time")
+        else:
+            self._of_user[user_id] = self._of_user.get(user_id, 0) + 1
         timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._stop, *key)
         notice = self._notices[key] = _Notice(timer, self._clock.now_ms() + timeout_ms)
         self._announcer.announce(TYPING, [self._row(room_id, user_id, notice.until_ms)])
@@ -92,6 +102,9 @@ class TypingNotices:
         running = self._notices.pop((room_id, user_id), None)
         if running is not None:
             running.timer.cancel()
+            self._of_user[user_id] -= 1
+            if not self._of_user[user_id]:
+                del self._of_user[user_id]
         # Even without a notice here: another process may have owned the user's slot when typing began.
         self._announcer.announce(TYPING, [self._row(room_id, user_id, 0)])
 

@@ -1,6 +1,6 @@
 """Notices when the main event loop is blocked: by what, for how long, and whether for good.
 
-It runs on a side loop and pings the main loop ten times a second. Without an answer it looks at the stack of the main
+It runs on a side loop and pings the main loop four times a second. Without an answer it looks at the stack of the main
 loop's thread until the answer comes. A responsive loop pays for the pings only.
 """
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 PROMISE_S = 0.05
 #: Work that blocks the loop for longer is noted for a successor, in case the process dies of it.
 LONG_S = 0.5
-_PAUSE_S = 0.05
+_PAUSE_S = 0.2
 _LOOK_EVERY_S = 0.025
 #: A look that comes later than this was delayed itself: the whole process was stopped, or got no CPU.
 _LONGEST_STEP_S = 0.25

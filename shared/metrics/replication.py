@@ -55,7 +55,7 @@ class LoopMetrics:
         )
         self.stalls = Counter(
             "skep_loop_stalls_total",
-            "Times that the event loop was seen blocked for over 50 ms, by the endpoint at work; shorter ones by chance",
+            "Times that the event loop was seen blocked for over 50 ms, by the endpoint at work",
             ("endpoint",),
             registry=registry,
         )

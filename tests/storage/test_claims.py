@@ -50,6 +50,7 @@ async def _claim(writer: OneConnection, *devices: str) -> list[bytes]:
 @asynccontextmanager
 async def _stored_device(dsn: str) -> AsyncIterator[OneConnection]:
     async with writing(dsn) as writer:
+        await writer.conn.execute("INSERT INTO users (user_id, kind, created_ms) VALUES ($1, 'user', 1)", ALICE)
         await writer.conn.execute("INSERT INTO devices (user_id, device_id, created_ms) VALUES ($1, 'D', 1)", ALICE)
         yield writer
 

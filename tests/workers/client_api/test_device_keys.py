@@ -268,6 +268,8 @@ async def test_keys_changes_lists_users_in_shared_rooms(postgres: TestDatabase) 
 async def test_query_or_claim_for_too_many_users_is_refused(postgres: TestDatabase, where: str) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")
-        users: dict[str, Any] = {f"@{n}:x.y": [] if where == "query" else {} for n in range(10_001)}
+        users: dict[str, Any] = {
+            f"@long-user-name-{n}:example.org": [] if where == "query" else {} for n in range(10_001)
+        }
         body = {"device_keys" if where == "query" else "one_time_keys": users}
         assert (await alice.call("POST", f"/keys/{where}", body)).errcode == "M_INVALID_PARAM"

@@ -46,7 +46,29 @@ def split_words(text: str, *, is_query: bool = False) -> str:
     The index also holds single characters, so that one can be found.
     is_query: True for a search term. Only a run of one character is a single character there.
     """
-    return _NO_SPACES.sub(lambda run: f" {' '.join(_pieces(run[0], is_query))} ", fold(_CONTROLS.sub(" ", text)))
+    return _split(fold(_CONTROLS.sub(" ", text)), is_query=is_query)
+
+
+class IndexedText(NamedTuple):
+    """A text as it enters the index.
+
+    words: as `split_words` returns it.
+    spaced: the same without the scripts that have no spaces. Only these words have stems, so that no language parses
+        thousands of pairs again.
+    """
+
+    words: str
+    spaced: str
+
+
+def indexed_text(text: str) -> IndexedText:
+    """Return a text as it enters the index."""
+    folded = fold(_CONTROLS.sub(" ", text))
+    return IndexedText(_split(folded, is_query=False), _NO_SPACES.sub(" ", folded))
+
+
+def _split(folded: str, *, is_query: bool) -> str:
+    return _NO_SPACES.sub(lambda run: f" {' '.join(_pieces(run[0], is_query))} ", folded)
 
 
 def _pieces(run: str, is_query: bool) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shared.core.events.event import event_from_storage
 from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
-from shared.core.search.event_text import searchable_text, split_words
+from shared.core.search.event_text import indexed_text, searchable_text
 from shared.runtime.slices import Slices
 from shared.storage.engine.pool import Connection, Database, Source
 from shared.storage.fleet.background_steps import run_step, set_aside
@@ -20,7 +20,7 @@ LANGUAGES = ("simple", "russian", "german", "french", "spanish")
 #: words of all rooms: 500 rooms among 1,000 with 200,000 messages took 2.4 s.
 _FEW_ROOMS = 20
 _SPAN = 2_000  # positions that one transaction reads
-#: The bytes of events that one transaction indexes: up to 10 s per MB, for text without spaces and many distinct words.
+#: The bytes of events that one transaction indexes: some seconds per MB.
 _SPAN_BYTES = 256 << 10
 
 _POSITION = "SELECT position FROM search_progress"
@@ -74,12 +74,18 @@ _NOT_INDEXED = """
         WHERE room_nid = ANY($1::bigint[]) AND v.redacted_by IS NULL ORDER BY v.position DESC LIMIT 5000
     ) AS latest WHERE bytes <= $2
 """
-_MAX_NOT_INDEXED_BYTES = 4 << 20
-_VECTOR = " || ".join(f"to_tsvector('{language}', u.text)" for language in LANGUAGES)
+_MAX_NOT_INDEXED_BYTES = 256 << 10  # up to a second of PostgreSQL's time for each search
+_VECTOR = " || ".join(
+    f"to_tsvector('{language}', u.{'words' if language == 'simple' else 'spaced'})" for language in LANGUAGES
+)
+_TEXTS = """
+    unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::text[], $5::text[])
+    AS u(room_nid, event_nid, key, words, spaced)
+"""
 _STORE = f"""
     INSERT INTO search_words (room_nid, event_nid, key, words)
     SELECT u.room_nid, u.event_nid, u.key, array_to_tsvector(ARRAY[' ' || u.room_nid]) || {_VECTOR}
-    FROM unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::text[]) AS u(room_nid, event_nid, key, text)
+    FROM {_TEXTS}
     ON CONFLICT (room_nid, event_nid) DO UPDATE SET words = excluded.words
 """
 _FORGET = """
@@ -138,7 +144,7 @@ class SearchIndexStep:
                 event = event_from_storage(get_room_version(version), json, event_id)
                 found = None if redacted else searchable_text(event.type, event.state_key, event.content)
                 if found is not None:
-                    texts.append((room_nid, nid, found.key, split_words(found.text)))
+                    texts.append((room_nid, nid, found.key, *indexed_text(found.text)))
             except Exception as error:
                 await set_aside(conn, self.name, event_id, f"{type(error).__name__}: {error}")
         if texts:
@@ -213,7 +219,7 @@ async def _search_not_indexed(
         event = event_from_storage(get_room_version(version), json, event_id)
         found = searchable_text(event.type, event.state_key, event.content)
         if found is not None and found.key in keys:
-            texts.append((room_nid, nid, found.key, split_words(found.text)))
+            texts.append((room_nid, nid, found.key, *indexed_text(found.text)))
     if not texts:
         return []
     columns = map(list, zip(*texts, strict=True))
@@ -241,12 +247,12 @@ def _search(count: int, *, recent: bool, few: bool) -> str:
 
 
 def _search_texts(count: int) -> str:
-    """Return the search in given texts: $1 rooms, $2 events, $3 keys, $4 texts."""
+    """Return the search in given texts: $1 rooms, $2 events, $3 keys, $4 and $5 texts, as in IndexedText."""
     return f"""
         SELECT {_HIT}
-        FROM (SELECT {_terms(5, count)} AS terms) AS q, (
+        FROM (SELECT {_terms(6, count)} AS terms) AS q, (
             SELECT u.room_nid, u.event_nid, {_VECTOR} AS words
-            FROM unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::text[]) AS u(room_nid, event_nid, key, text)
+            FROM {_TEXTS}
         ) AS s JOIN events e USING (room_nid, event_nid)
         WHERE s.words @@ q.terms AND {_FOUND}
     """

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.core.identifiers import RoomId
-from shared.core.search.event_text import searchable_text, split_words
+from shared.core.search.event_text import indexed_text, searchable_text, split_words
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.fleet.background_steps import list_set_aside
 from shared.storage.search.event_words import index_events
@@ -79,6 +79,7 @@ def test_scripts_without_spaces_are_cut_into_pairs() -> None:
     assert split_words("東京タワー", is_query=True).split() == ["東京", "京タ", "タワ", "ワー"]
     assert split_words("東", is_query=True).split() == ["東"]
     assert split_words("a\x00B\ud800c").split() == ["a", "b", "c"]
+    assert indexed_text("Bees 東京 fly") == (split_words("Bees 東京 fly"), "bees   fly")
 
 
 async def test_words_of_several_languages_are_stemmed(postgres: TestDatabase) -> None:

@@ -91,8 +91,8 @@ class HaproxyInputs:
     connect_timeout_ms: int = 500
     client_timeout_s: int = 90
     log_target: str = ""
-    connections_per_address: int | None = 1000
-    requests_per_address: int | None = 500
+    connections_per_address: int | None = 2000
+    requests_per_address: int | None = 1000
     requests_per_s_per_address: int | None = 500
     large_bodies_per_address: int | None = 32
     trusted_proxies: tuple[str, ...] = ()

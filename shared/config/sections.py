@@ -557,9 +557,9 @@ class Haproxy:
     """Threads; one carries some 20,000 requests a second."""
     max_connections: Positive = 20_000
     """Most connections at a time."""
-    connections_per_address: Positive | None = 1000
+    connections_per_address: Positive | None = 2000
     """Most connections of one client address (of one network of 64 bits, for IPv6); more are closed. null: no limit."""
-    requests_per_address: Positive | None = 500
+    requests_per_address: Positive | None = 1000
     """Most requests of one client address that are under way, waiting `/sync` included; null: no limit."""
     requests_per_s_per_address: Positive | None = 500
     """Most requests a second of one client address, as the mean of ten seconds; null: no limit."""

@@ -219,6 +219,7 @@ def haproxy_rig(
     pools: tuple[Pool, ...],
     *,
     client_tls: bool = False,
+    client_host: str = "127.0.0.1",
     **choices: Any,
 ) -> Iterator[Rig]:
     """Run haproxy without workers.
@@ -231,7 +232,7 @@ def haproxy_rig(
         write_self_signed(Path(pem), "hive.example")
     client_port, federation_port = _free_port(), _free_port()
     inputs = HaproxyInputs(
-        client_bind=(f"127.0.0.1:{client_port}",),
+        client_bind=(f"{client_host}:{client_port}",),
         client_tls_pem=pem,
         federation_bind=(f"127.0.0.1:{federation_port}",),
         runtime_socket=str(directory / "s"),
@@ -248,7 +249,7 @@ def haproxy_rig(
         )
     try:
         deadline = time.monotonic() + 10
-        while not (directory / "s").exists():
+        while not _listens(directory / "s"):
             assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.02)
         yield Rig(
@@ -275,6 +276,15 @@ async def _cancel_others() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+def _listens(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    except OSError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from deploy.haproxy.error_pages import CORS_HEADERS
+from shared.core.addresses import address_key
 from tests.fleet.haproxy_rig import Answer, Client, EchoWorker, Rig, haproxy_rig
 from tests.fleet.haproxy_sample import ENDPOINTS, POOLS
 
@@ -191,6 +192,17 @@ def test_only_trusted_proxies_name_the_client() -> None:
         assert statuses(*(f"::ffff:192.0.2.{number}" for number in range(100, 120))) == [200] * 20
         assert statuses(*["::ffff:192.0.2.8", "192.0.2.8"] * 6)[-1] == 429
         assert statuses(*(f"198.51.100.{number}" for number in range(30))) == [200] * 30
+
+
+def test_ipv4_clients_of_a_listener_for_both_families_have_their_own_limits() -> None:
+    """There an IPv4 address is mapped into IPv6, and all of those are in one network of 64 bits."""
+    with running(client_host="[::]", requests_per_s_per_address=1, trusted_proxies=(f"{PROXY}/32",)) as rig:
+        alice, bob, proxy = [client(rig, source) for source in (ALICE, BOB, PROXY)]
+        assert [alice.ask("GET", VERSIONS).status for _ in range(12)] == [200] * 10 + [429] * 2
+        assert bob.ask("GET", VERSIONS).status == 200
+        assert proxy.ask("GET", VERSIONS, {"x-forwarded-for": b"192.0.2.1"}).sent("x-forwarded-for") == ["192.0.2.1"]
+        address = bob.ask("GET", VERSIONS).sent("x-forwarded-for")[0]
+        assert address_key(address) == BOB
 
 
 def test_trusted_proxies_may_speak_the_proxy_protocol() -> None:

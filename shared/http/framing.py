@@ -34,9 +34,19 @@ class ConnectionState:
     """The part of a connection's history that later requests depend on.
 
     proxied: a request on it carried haproxy's mark.
+    reading: the task of a request that changes nothing, and ends with the connection: nobody waits for its answer.
+    is_lost: True once the connection is closed.
     """
 
     proxied: bool = False
+    reading: "asyncio.Task[Any] | None" = None
+    is_lost: bool = False
+
+    def lose(self) -> None:
+        """Note that the connection is closed."""
+        self.is_lost = True
+        if self.reading is not None:
+            self.reading.cancel()
 
 
 class FramingGuard:
@@ -66,7 +76,13 @@ class FramingGuard:
             if refusal is not None:
                 await send_response(send, response_for(refusal), close=True)
                 return
-        await self._application(scope, receive, send)
+        try:
+            await self._application(scope, receive, send)
+        except asyncio.CancelledError:
+            if not connection.is_lost:
+                raise
+        finally:
+            connection.reading = None
 
 
 def _refusal(connection: ConnectionState, path: bytes, *, marked: bool) -> MatrixError | None:

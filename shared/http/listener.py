@@ -72,6 +72,8 @@ class _Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lingering.lost()
+        connection: ConnectionState = self.app_state["connection"]
+        connection.lose()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

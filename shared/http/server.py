@@ -188,6 +188,9 @@ class Application:
                     client_address=_client_address(headers, scope),
                     request_id=identifier,
                 )
+                if endpoint.share is not Share.NONE and "state" in scope:
+                    # Reads. A client that comes again and again must not leave one behind each time.
+                    scope["state"]["connection"].reading = asyncio.current_task()
                 with tracing.request_span(name, headers):
                     response = await self._serve(request, handler, receive)
             except (asyncio.CancelledError, ClientGone) as error:

@@ -309,15 +309,19 @@ async def test_result_waits_for_its_caller(postgres_module: TestDatabase, monkey
         assert answer["is_finished"] and set(outcomes(answer["results"]).values()) == {"accepted"}
 
 
-async def test_deliveries_under_way_are_bounded(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "_MAX_UNDER_WAY", 1)
+@pytest.mark.parametrize(("bound", "value"), [("_MAX_UNDER_WAY", 1), ("_MAX_BYTES", 2000)])
+async def test_deliveries_under_way_are_bounded(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(deliveries, bound, value)
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister)
         slow = SlowResolver(monkeypatch)
         fork = [pdu(event) for event in conflict(graph, bob.event_id)]
         assert not (await receive(persister, room_id, fork, wait_s=0.0))["is_finished"]
         path = f"/_skep/rooms/{room_id}/receive"
-        refused = await persister.internal("POST", path, {"pdus": []})
+        said = [pdu(graph.make([bob.event_id], BOB, "m.room.message", {"body": "x" * 1000}))]
+        refused = await persister.internal("POST", path, {"pdus": said})
         assert (refused.status, refused.json["errcode"]) == (503, "M_UNKNOWN")
         slow.may_go_on.set()
         assert (await receive(persister, room_id, fork))["is_finished"]

@@ -16,8 +16,9 @@ from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId
 from shared.runtime.tasks import TaskGroup
 
-#: Each holds up to 32 MiB of events.
 _MAX_UNDER_WAY = 200
+#: JSON of the events of all deliveries under way. Decoded, it takes several times as much.
+_MAX_BYTES = 64 << 20
 #: The time for which a result is kept that nobody has waited for.
 _KEPT_S = 60.0
 
@@ -34,6 +35,7 @@ class Deliveries:
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
         self._deliveries: dict[tuple[RoomId, bytes], _Delivery] = {}
+        self._bytes = 0  # of events of deliveries under way
 
     async def answer(
         self, room_id: RoomId, request: ReceiveRequest, work: Callable[[], Awaitable[ReceiveAnswer]]
@@ -46,10 +48,12 @@ class Deliveries:
         key = room_id, hashlib.blake2b(msgspec.msgpack.encode(request.pdus), digest_size=16).digest()
         delivery = self._deliveries.get(key)
         if delivery is None:
-            if len(self._deliveries) >= _MAX_UNDER_WAY:
+            size_bytes = sum(len(bytes(pdu.pdu)) for pdu in request.pdus)
+            if len(self._deliveries) >= _MAX_UNDER_WAY or (self._bytes and self._bytes + size_bytes > _MAX_BYTES):
                 raise Unavailable("Too many deliveries of events are under way. Try again later")
             delivery = self._deliveries[key] = _Delivery(asyncio.get_running_loop().create_future())
-            self._tasks.spawn(self._run(key, delivery, work), "receive events of other servers")
+            self._bytes += size_bytes
+            self._tasks.spawn(self._run(key, delivery, size_bytes, work), "receive events of other servers")
         delivery.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, min(request.wait_s, MAX_WAIT_S))):
@@ -64,7 +68,11 @@ class Deliveries:
                 self._deliveries.pop(key, None)
 
     async def _run(
-        self, key: tuple[RoomId, bytes], delivery: _Delivery, work: Callable[[], Awaitable[ReceiveAnswer]]
+        self,
+        key: tuple[RoomId, bytes],
+        delivery: _Delivery,
+        size_bytes: int,
+        work: Callable[[], Awaitable[ReceiveAnswer]],
     ) -> None:
         try:
             delivery.result.set_result(await work())
@@ -74,6 +82,7 @@ class Deliveries:
         except Exception as error:
             delivery.result.set_exception(error)
         finally:
+            self._bytes -= size_bytes
             delivery.result.exception()  # if nobody waits, that is no fault
             if not delivery.waiting:
                 asyncio.get_running_loop().call_later(_KEPT_S, self._forget, key, delivery)

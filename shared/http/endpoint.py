@@ -67,6 +67,10 @@ class Share(Enum):
     KEYS = "keys"
 
 
+#: The kinds whose requests write nothing that would have to be finished. They end when their client disconnects.
+READS = frozenset({Share.POLLS, Share.SEARCHES, Share.HIERARCHIES, Share.HISTORY, Share.STATES})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Processes of one worker type that serve the same endpoints with the same limits.

@@ -22,7 +22,7 @@ from shared.http.admission.bodies import BodyReader, ClientGone
 from shared.http.admission.places import Places
 from shared.http.admission.proxy_notice import UNKNOWN_PROXY, ProxyNotice
 from shared.http.asgi import Receive, Send, send_response
-from shared.http.endpoint import Auth, Endpoint, RateLimit, Share
+from shared.http.endpoint import READS, Auth, Endpoint, RateLimit, Share
 from shared.http.errors_to_json import RefusalLog, response_for
 from shared.http.guests import check_guest
 from shared.http.process_pages import ProcessPages
@@ -188,8 +188,8 @@ class Application:
                     client_address=_client_address(headers, scope),
                     request_id=identifier,
                 )
-                if endpoint.share is not Share.NONE and "state" in scope:
-                    # Reads. A client that comes again and again must not leave one behind each time.
+                if endpoint.share in READS and "state" in scope:
+                    # A client that comes again and again must not leave one behind each time.
                     scope["state"]["connection"].reading = asyncio.current_task()
                 with tracing.request_span(name, headers):
                     response = await self._serve(request, handler, receive)

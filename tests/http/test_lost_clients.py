@@ -30,7 +30,7 @@ class _Nobody:
         pass
 
 
-@pytest.mark.parametrize(("share", "ends"), [(Share.POLLS, True), (Share.NONE, False)])
+@pytest.mark.parametrize(("share", "ends"), [(Share.POLLS, True), (Share.KEYS, False), (Share.NONE, False)])
 async def test_request_ends_with_its_connection(share: Share, ends: bool) -> None:
     began, go_on = asyncio.Event(), asyncio.Event()
     outcomes: list[str] = []

@@ -227,11 +227,12 @@ def traits() -> RoomTraitsCache:
 
 def fill_traits(cache: RoomTraitsCache, kind: Kind) -> None:
     for number in range(700):
+        sender = UserId(kind.id("@", number))
         one = RoomTraits(10_000 + number, 300, 2_000_000 + number)
-        one.set_state("m.room.name", orjson.loads(orjson.dumps({"name": kind.text(number)})))
+        one.set_state("m.room.name", sender, orjson.loads(orjson.dumps({"name": kind.text(number)})))
         if kind.hostile:
-            one.set_state("m.room.create", {"type": kind.id("t", number)})
-            one.set_state("m.room.name", {"name": kind.id("n", number) * 30})
+            one.set_state("m.room.create", sender, {"type": kind.id("t", number)})
+            one.set_state("m.room.name", sender, {"name": kind.id("n", number) * 30})
         cache._keep(RoomId(kind.id("!", number)), one)
 
 

@@ -177,7 +177,7 @@ def compose(foundation: Foundation) -> Worker:
         engine=Engine(
             tokens=tokens,
             users=users,
-            lists=RoomLists(rooms, traits, reads),
+            lists=RoomLists(rooms, traits, reads, erased),
             traits=traits,
             results=RoomResults(
                 rooms=rooms, lookups=lookups, timelines=timelines, stripped=stripped, unread=unread, reads=reads

@@ -45,7 +45,12 @@ _MEMBER_EVENTS = """
 
 @dataclass(slots=True)
 class RoomTraits:
-    """The traits of a room. writer, position: of the last event. type: of the room, if it has one."""
+    """The traits of a room.
+
+    writer, position: of the last event.
+    type: of the room, if it has one.
+    named_by: the sender of the name. If they are erased, no filter finds the room by their words.
+    """
 
     room_nid: int
     writer: int
@@ -53,15 +58,16 @@ class RoomTraits:
     type: str | None = None
     encrypted: bool = False
     name: str | None = None
+    named_by: UserId | None = None
 
-    def set_state(self, type_: str, content: dict[str, Any]) -> None:
+    def set_state(self, type_: str, sender: UserId, content: dict[str, Any]) -> None:
         """Apply a state event of one of TRAIT_TYPES."""
         if type_ == CREATE:
             self.type = _text(content.get("type"))
         elif type_ == ENCRYPTION:
             self.encrypted = True
         elif type_ == NAME:
-            self.name = _text(content.get("name")) or None
+            self.name, self.named_by = _text(content.get("name")) or None, sender
 
 
 async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[RoomId, RoomTraits]:
@@ -73,7 +79,8 @@ async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[Ro
     for nid, type_, event_id, json, redacted in await source.fetch(_STATE, list(traits), list(TRAIT_TYPES)):
         if redacted and type_ == NAME:
             continue
-        traits[nid].set_state(type_, dict(event_from_storage(versions[nid], json, event_id).content))
+        event = event_from_storage(versions[nid], json, event_id)
+        traits[nid].set_state(type_, event.sender, dict(event.content))
     return {ids[nid]: found for nid, found in traits.items()}
 
 

@@ -157,7 +157,9 @@ async def test_words_of_erased_users_are_shown_nowhere_to_later_readers(postgres
     async with fleet(postgres.dsn) as world:
         alice, bob, eve, carol = (world.user(name) for name in ("alice", "bob", "eve", "carol"))
         room_id = await alice.writes.create_room(preset="public_chat", visibility="public")
-        space_id = await alice.writes.create_room(preset="public_chat", creation_content={"type": "m.space"})
+        space_id = await alice.writes.create_room(
+            preset="public_chat", creation_content={"type": "m.space"}, name="Hive"
+        )
         child = {"via": ["example.org"]}
         assert (await alice.writes.put_state(space_id, "m.space.child", child, room_id)).status == 200
         await alice.writes.put_state(room_id, "m.room.power_levels", {"state_default": 0})
@@ -183,6 +185,11 @@ async def test_words_of_erased_users_are_shown_nowhere_to_later_readers(postgres
         shown = await what_others_show(alice, room_id, space_id)
         for place in ("initial sync", "search", "sliding", "summary", "hierarchy", "public rooms"):
             assert "by Bob" in str(shown[place]), place
+        # A filter must not tell whether the name has these words.
+        for term, is_erased in (("by bob", True), ("hive", False)):
+            named = {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": [],
+                           "filters": {"room_name_like": term}}}  # fmt: skip
+            assert bool((await deployed(eve, lists=named))["lists"]["a"]["count"]) is not is_erased, term
         # Readers who are only invited, and those without an account.
         invited = (await carol.sync())["rooms"]["invite"][room_id]
         lists = {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}

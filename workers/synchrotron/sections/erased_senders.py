@@ -78,6 +78,10 @@ class ErasedSenders:
 
         return [form(event) for event in events]
 
+    async def users(self) -> Set[UserId]:
+        """Return all erased users."""
+        return (await self._current()).keys()
+
     async def is_any(self, senders: Set[UserId]) -> bool:
         """Return True if any of these users is erased."""
         return not senders.isdisjoint(await self._current())

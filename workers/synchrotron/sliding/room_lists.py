@@ -4,11 +4,11 @@ A list is built once from all rooms of the user. After that only rooms with upda
 Spec: MSC4186, "Lists", SlidingRoomFilter.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 from shared.cache.sizes import SET_ENTRY_BYTES
-from shared.core.identifiers import RoomId
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import GLOBAL
 from shared.core.search.folding import fold
 from shared.runtime.slices import Slices
@@ -17,6 +17,7 @@ from shared.storage.rooms.list_traits import RoomTraits, get_rooms_once_joined
 from shared.storage.rooms.memberships import RoomMembership
 from shared.storage.user_data.account_data import AccountDataRecord
 from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.sections.erased_senders import ErasedSenders
 from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomFilter
@@ -67,6 +68,8 @@ class _ListUpdate:
     lists: ConnectionLists
     user: SyncUser
     was_sent: Callable[[RoomId], bool]
+    #: The erased users, if a filter looks at names.
+    erased: Set[UserId]
     #: The children of the spaces that several lists name.
     children: dict[RoomId, frozenset[RoomId]] = field(default_factory=dict)
 
@@ -74,7 +77,8 @@ class _ListUpdate:
 class RoomLists:
     """Builds and updates lists."""
 
-    def __init__(self, rooms: RoomCache, traits: RoomTraitsCache, reads: Source) -> None:
+    def __init__(self, rooms: RoomCache, traits: RoomTraitsCache, reads: Source, erased: ErasedSenders) -> None:
+        self._erased = erased
         self._rooms = rooms
         self._traits = traits
         self._reads = reads
@@ -104,7 +108,9 @@ class RoomLists:
         if changed:
             await self._traits.load([(one.room_id, one.room_nid) for one in examined])
         await self._load_once_joined(lists, user, examined, named, was_sent)
-        update, slices = _ListUpdate(lists, user, was_sent), Slices()
+        by_name = any(filter.room_name_like is not None for filter in filters)
+        erased = await self._erased.users() if by_name else frozenset[UserId]()
+        update, slices = _ListUpdate(lists, user, was_sent, erased), Slices()
         for filter, changed_ids in changed.items():
             if changed_ids is None:
                 known[filter] = await self._build(update, filter, seq, slices)
@@ -225,6 +231,8 @@ class RoomLists:
         if traits is None or not self.may_list(update.lists, user, membership, update.was_sent):
             return None
         shown = user.shown_membership(membership.room_id)
+        if traits.named_by in update.erased:
+            traits = replace(traits, name=None)
         if not passes(filter, user, shown, traits, direct, one.children):
             return None
         return traits.position if membership.membership == "join" else membership.position

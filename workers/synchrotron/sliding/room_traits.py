@@ -86,7 +86,7 @@ class RoomTraitsCache:
 
 
 def _size(room_id: RoomId, traits: RoomTraits) -> int:
-    return _ROOM_BYTES + optional_size(room_id, traits.name, traits.type)
+    return _ROOM_BYTES + optional_size(room_id, traits.name, traits.named_by, traits.type)
 
 
 def _apply(traits: RoomTraits, row: EventRow) -> bool:
@@ -97,5 +97,5 @@ def _apply(traits: RoomTraits, row: EventRow) -> bool:
         return not (row.resolved or traits.name is not None)
     if row.status == 0 and row.state_key == "" and row.type in TRAIT_TYPES:
         content = orjson.loads(row.json).get("content")
-        traits.set_state(row.type, content if isinstance(content, dict) else {})
+        traits.set_state(row.type, row.sender, content if isinstance(content, dict) else {})
     return True

@@ -33,6 +33,7 @@ class Cleanup:
             "registration_nonces": 5 * _MINUTE_MS,
             "login_attempts": _DAY_MS,
             "login_addresses": 180 * _DAY_MS,
+            "set_aside": 90 * _DAY_MS,
             "client_transactions": 2 * _DAY_MS,  # protocol notes, B1: at least 24 hours
             "session_changes": _DAY_MS,  # the retention of the stream `sessions`
             "to_device_transactions": 2 * _DAY_MS,  # as the other transactions

@@ -23,6 +23,12 @@ STATEMENTS: Mapping[str, str] = {
             SELECT key FROM login_attempts WHERE refilled_at < to_timestamp($1::bigint / 1000.0)
             LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
+    # A small table: jobs seldom leave anything out.
+    "set_aside": """
+        DELETE FROM set_aside WHERE (step, item) IN (
+            SELECT step, item FROM set_aside WHERE at < to_timestamp($1::bigint / 1000.0)
+            LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
     # Uses login_addresses_by_use.
     "login_addresses": """
         DELETE FROM login_addresses WHERE (user_id, address) IN (

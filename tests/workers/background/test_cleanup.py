@@ -1,5 +1,6 @@
 """The cleanup job deletes what is old, and nothing else."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -55,6 +56,19 @@ _ROWS: dict[str, tuple[str, list[tuple[Any, ...]], int]] = {
             ("@a:b", "D", "a", "claimed long ago", 1, b"", None, _NOW_MS - 91 * _DAY_MS),
             ("@a:b", "D", "a", "claimed", 1, b"", None, _NOW_MS - _DAY_MS),
             ("@a:b", "D", "a", "never claimed", 1, b"", b"{}", None),
+        ],
+        1,
+    ),
+    "login_addresses": (
+        "user_id, address, used_ms",
+        [("@a:b", "192.0.2.1", _NOW_MS - 181 * _DAY_MS), ("@a:b", "192.0.2.2", _NOW_MS - 179 * _DAY_MS)],
+        1,
+    ),
+    "set_aside": (
+        "step, item, reason, at",
+        [
+            ("search index", "$old", "x", datetime.fromtimestamp(_NOW_MS / 1000 - 91 * 86_400, UTC)),
+            ("search index", "$new", "x", datetime.fromtimestamp(_NOW_MS / 1000 - 89 * 86_400, UTC)),
         ],
         1,
     ),

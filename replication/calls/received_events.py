@@ -20,6 +20,9 @@ class ReceivedPdu(msgspec.Struct, frozen=True):
     pdu: msgspec.Raw
     #: Store it outside of the timeline: an auth event, or part of a state.
     outlier: bool = False
+    #: The rule and the reason for which it fails check 4 already: the authorising server of a restricted join has not
+    #: signed it. It is stored as rejected.
+    rejection: tuple[str, str] | None = None
     #: For an event whose previous events are unavailable: the whole state before it, as another server names it. The
     #: number comes from `GIVE_STATE`.
     state_before: int | None = None

@@ -5,7 +5,7 @@ store them. Here they pass check 4: their auth events must allow them. What is h
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,12 +83,15 @@ class OutlierStore:
         self._write = write
         self._numbers = numbers
 
-    async def store(self, room: OutlierRoom, events: Sequence[Event]) -> OutlierOutcomes:
+    async def store(
+        self, room: OutlierRoom, events: Sequence[Event], rejections: Mapping[EventId, Verdict] | None = None
+    ) -> OutlierOutcomes:
         """Store events of one room that have passed checks 1 to 3, in any order. Raises Unavailable.
 
+        rejections: verdicts on events that have failed check 4 already.
         An event whose auth events are neither stored nor among these is not stored. The call may be repeated.
         """
-        run = _Run(room)
+        run = _Run(room, rejections or {})
         ordered = run.in_order(events)
         await self._look_up(run, {*(e.event_id for e in ordered), *_named(ordered, previous=True)})
         ids = [event.event_id for event in ordered if event.event_id not in run.rows]
@@ -157,8 +160,9 @@ class OutlierStore:
 class _Run:
     """One call: what is known of the events and of those that they name."""
 
-    def __init__(self, room: OutlierRoom) -> None:
+    def __init__(self, room: OutlierRoom, rejections: Mapping[EventId, Verdict]) -> None:
         self.room = room
+        self._rejections = rejections
         self.outcomes = OutlierOutcomes()
         self.rows: dict[EventId, StateEntryRow] = {}  # what is stored
         self.named: dict[EventId, _Named] = {}
@@ -204,7 +208,7 @@ class _Run:
             self.outcomes.missing[event_id] = absent
             return None
         named = {name: self.named[name] for name in event.auth_event_ids}
-        verdict = check_auth_events_of(
+        verdict = self._rejections.get(event_id) or check_auth_events_of(
             self.room.version,
             event,
             [one.event for one in named.values()],

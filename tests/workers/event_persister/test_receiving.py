@@ -18,6 +18,7 @@ from tests.rigs.persister import Persister, event_persister
 from tests.workers.event_persister.graph_model import Graph
 from tests.workers.event_persister.graph_rig import (
     BOB,
+    CAROL,
     begin,
     check_stored,
     deliver,
@@ -141,6 +142,31 @@ async def test_events_that_the_reader_has_checked_are_not_checked_again(
         monkeypatch.setattr(events_module, "event_id_of", refuse)
         results = (await receive(persister, room_id, [pdu(said)]))["results"]
         assert outcomes(results) == {said.event_id: "accepted"}
+
+
+@pytest.mark.parametrize("way", ["live", "outlier", "history"])
+async def test_event_that_the_reader_has_rejected_stays_rejected(postgres_module: TestDatabase, way: str) -> None:
+    """Only the reader sees that the authorising server of a restricted join has not signed it."""
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        rejection = ["4.2.1 member/authorised", "the authorising server has not validly signed"]
+        join = joined(graph, CAROL, bob.event_id)
+        options: dict[str, Any] = {"rejection": rejection}
+        if way == "outlier":
+            options["outlier"] = True
+        elif way == "history":
+            graph.arrive(join)
+            late = graph.make([join.event_id], BOB, "m.room.message", {"body": "late"})
+            state = list(graph.before[join.event_id].values())
+            assert outcomes(await deliver(persister, room_id, [late], state_before=state))[late.event_id] == "accepted"
+            [row] = [row for row in await persister.timeline(room_id) if row["event_id"] == late.event_id]
+            options["anchor"] = row["ordinal"]
+        result = (await receive(persister, room_id, [pdu(join, **options)]))["results"][join.event_id]
+        assert (result["outcome"], result["reason"]) == ("rejected", " ".join(rejection))
+        rows = {row["event_id"]: row for row in await persister.timeline(room_id)}
+        assert (rows[join.event_id]["status"], rows[join.event_id]["ordinal"]) == (2, None)
+        said = graph.make([bob.event_id], CAROL, "m.room.message", {"body": "in?"}, auth_in=graph.current)
+        assert outcomes(await deliver(persister, room_id, [said]))[said.event_id] == "rejected"
 
 
 async def test_event_above_a_large_state_is_announced_in_small_frames(postgres: TestDatabase) -> None:

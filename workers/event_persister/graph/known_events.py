@@ -1,11 +1,12 @@
 """The events that other events name, whether they are stored, in memory, or still being written."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from shared.core.event_auth import auth_types_for
+from shared.core.event_checks import Verdict, check_auth_events_of
 from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import PowerLevels, membership_of
 from shared.core.identifiers import EventId, is_event_id
@@ -102,9 +103,20 @@ def known_from_built(built: BuiltEvent) -> KnownEvent:
 class KnownEvents:
     """The events of a room that one call has found, by id. `look_up` tries memory first, then makes one query."""
 
-    def __init__(self, room: LiveRoom, source: Source, given_states: GivenStates | None = None) -> None:
-        """given_states: states that the call has read, by number. They are used again when a place is found again."""
+    def __init__(
+        self,
+        room: LiveRoom,
+        source: Source,
+        given_states: GivenStates | None = None,
+        rejections: Mapping[EventId, Verdict] | None = None,
+    ) -> None:
+        """Begin with no event.
+
+        given_states: states that the call has read, by number. They are used again when a place is found again.
+        rejections: verdicts on events that have failed check 4 already.
+        """
         self.given_states: GivenStates = {} if given_states is None else given_states
+        self._rejections = rejections or {}
         self._room = room
         self._source = source
         self._found: dict[str, KnownEvent] = {}
@@ -265,6 +277,15 @@ class KnownEvents:
             events.append(auth_event)
             nids.append(nid)
         return events, nids, rejected
+
+    def check_auth_events(self, event: Event) -> tuple[Verdict, list[int]]:
+        """Return the verdict of check 4, and the numbers of the event's auth events."""
+        auth_events, auth_nids, rejected = self.auth_events(event)
+        verdict = self._rejections.get(event.event_id)
+        if verdict is None:
+            room = self._room
+            verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        return verdict, auth_nids
 
     def missing(self, event_ids: Iterable[EventId]) -> list[EventId]:
         """Return those of the ids that were not found."""

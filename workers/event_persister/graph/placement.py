@@ -16,7 +16,6 @@ from shared.core.event_auth import auth_types_for
 from shared.core.event_checks import (
     Outcome,
     Verdict,
-    check_auth_events_of,
     check_current_state,
     check_policy_signature,
     check_state_before,
@@ -236,8 +235,7 @@ class Placing:
     ) -> tuple[Verdict, list[int], PowerLevels]:
         """Return the verdict, the numbers of the auth events, and the power levels at the event."""
         event, head = candidate.event, room.state.head
-        auth_events, auth_nids, rejected = known.auth_events(event)
-        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        verdict, auth_nids = known.check_auth_events(event)
         if not verdict.passed:
             return verdict, auth_nids, room.state.power_levels
         keys = auth_types_for(

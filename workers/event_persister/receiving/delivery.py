@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from replication.calls.received_events import Received, ReceivedAs, ReceivedPdu
 from shared.core.errors import MatrixError, Unavailable, bad_json
-from shared.core.event_checks import Outcome, Verdict, check_auth_events_of, needs_policy_signature
+from shared.core.event_checks import Outcome, Verdict, needs_policy_signature
 from shared.core.event_checks.verdict import reject
 from shared.core.events import Event, event_from_storage
 from shared.core.identifiers import EventId
@@ -123,7 +123,7 @@ class Receiving:
         given: states before events that were read already.
         one_by_one: True to store each event before the next. One that the database refuses then fails alone.
         """
-        known = KnownEvents(room, self._database, given)
+        known = KnownEvents(room, self._database, given, _rejections(incoming))
         await known.look_up([*incoming, *(event_id for one in incoming.values() for event_id in _names(one))])
         await known.look_up_redactions(list(incoming))
         ordered, circular = _in_order(incoming)
@@ -195,7 +195,8 @@ class Receiving:
         new = [one.event for one in incoming if one.pdu.outlier and not self._is_here(one, known, answers)]
         if not new:
             return answers
-        outcomes = await self._outliers.store(OutlierRoom(room.room_nid, room.version, room.create), new)
+        to = OutlierRoom(room.room_nid, room.version, room.create)
+        outcomes = await self._outliers.store(to, new, _rejections({one.event.event_id: one for one in incoming}))
         for event in new:
             event_id = event.event_id
             if (stored := outcomes.stored.get(event_id)) is not None:
@@ -266,8 +267,7 @@ class Receiving:
         is_outlier: False for an event without previous events that is not the room's create event. It is rejected.
         """
         await self._numbers.reserve(1)
-        auth_events, auth_nids, rejected = known.auth_events(event)
-        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        verdict, auth_nids = known.check_auth_events(event)
         if verdict.passed and not is_outlier:
             verdict = reject(5, "", "it follows no event")
         nid = self._numbers.take()
@@ -308,6 +308,12 @@ async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[EventId, 
         if number % _PARSED_AT_ONCE == _PARSED_AT_ONCE - 1:
             await asyncio.sleep(0)
     return incoming
+
+
+def _rejections(incoming: Mapping[EventId, _Incoming]) -> dict[EventId, Verdict]:
+    """Return the verdicts on events that have failed check 4 already."""
+    given = {event_id: one.pdu.rejection for event_id, one in incoming.items()}
+    return {event_id: reject(4, *rejection) for event_id, rejection in given.items() if rejection is not None}
 
 
 def _names(one: _Incoming) -> Sequence[EventId]:

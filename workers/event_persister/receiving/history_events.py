@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from replication.calls.received_events import Received
 from shared.core.event_auth import auth_types_for
-from shared.core.event_checks import Verdict, check_auth_events_of, check_state_before
+from shared.core.event_checks import Verdict, check_state_before
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
 from shared.core.identifiers import EventId
@@ -208,8 +208,7 @@ class HistoryPlacing:
         await self._numbers.reserve(1)
         former = known.get(event.event_id)
         nid = former.event_nid if former is not None else self._numbers.take()
-        auth_events, auth_nids, rejected = known.auth_events(event)
-        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        verdict, auth_nids = known.check_auth_events(event)
         before = await self._before(room, event, state_before, known, chunk)
         levels = room.state.power_levels
         if verdict.passed and before is not None:

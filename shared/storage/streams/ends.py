@@ -64,10 +64,16 @@ async def get_user_ends(source: Source, user_id: UserId, *, without_rooms: bool 
     return ends
 
 
+#: Of these tables some rows have positions that are never announced: events outside of the timeline.
+_FOLLOWED = {"events": " AND ordinal IS NOT NULL"}
+
+
 def _recent(final_position: str) -> str:
     """Return, from the query of a final position, the query of those of every writer. It reads rows above $1 once."""
     tables = re.findall(r"FROM (\w+) WHERE writer = \$1", final_position)
-    rows = " UNION ALL ".join(f"SELECT writer, position FROM {table} WHERE position > $1" for table in tables)
+    rows = " UNION ALL ".join(
+        f"SELECT writer, position FROM {table} WHERE position > $1{_FOLLOWED.get(table, '')}" for table in tables
+    )
     return f"SELECT writer, max(position) AS position FROM ({rows}) AS recent GROUP BY writer"
 
 
@@ -76,5 +82,8 @@ _RECENT = {stream: _recent(query) for stream, query in FINAL_POSITIONS.items()}
 
 
 async def get_stored_positions(source: Source, stream: str, above: int) -> dict[int, int]:
-    """Return writer -> the greatest position above `above` that it stored. Writers that stored none are left out."""
+    """Return writer -> the greatest position above `above` of a row that it stored for readers to follow.
+
+    Writers that stored none are left out.
+    """
     return {row["writer"]: row["position"] for row in await source.fetch(_RECENT[stream], above)}

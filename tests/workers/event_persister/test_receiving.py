@@ -13,6 +13,7 @@ from shared.operations.store_outliers import OutlierRoom, OutlierStore
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.events.commit import commit_events
 from shared.storage.removal.unused_snapshots import reclaim_snapshots
+from shared.storage.streams.ends import get_stored_positions
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
 from tests.workers.event_persister.graph_model import Graph
@@ -211,6 +212,15 @@ async def test_outliers_of_a_call_are_stored_by_one_statement(postgres_module: T
         assert {rows[e.event_id]["membership"] for e in joins} == {"join"}
         assert set(outcomes(await deliver(persister, room_id, joins, outlier=True)).values()) == {"accepted"}
         assert persister.foundation.writer.statements == before + 1, "they are here already"
+
+
+async def test_stored_outliers_do_not_look_like_events_that_were_never_announced(postgres: TestDatabase) -> None:
+    """Readers do not follow them. The probe of the streams would report a stalled writer."""
+    async with event_persister(postgres.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        await deliver(persister, room_id, members(graph, 10, bob.event_id), outlier=True)
+        stored = await get_stored_positions(persister.foundation.database, "events", 0)
+        assert stored == {persister.foundation.lease: persister.bus.rows()[-1].position}
 
 
 async def test_outlier_that_the_database_refuses_fails_alone(postgres_module: TestDatabase) -> None:

@@ -247,7 +247,8 @@ def _leaves_own_events_unread(present: Any, self: Any, row: Any) -> None:
 
 
 OTHER_BREAKS = (
-    Break("D042", "workers.client_api.accounts.sessions:Sessions.end_all", around(_nothing_later),
+    Break("D042", "shared.storage.accounts.session_statements:CLOSE_ACCOUNT",
+          _in_sql("x.token_hash IS DISTINCT FROM", "false AND x.token_hash IS DISTINCT FROM"),
           _API + "test_deactivation.py::test_deactivation_ends_all_sessions_and_keeps_the_user_name_taken"),
     Break("D044", "workers.event_persister.members.guest_removal:GuestRemoval._start", around(_nothing),
           _PERSISTER + "test_membership.py::test_guests_leave_when_access_ends"),

@@ -18,6 +18,7 @@ from shared.storage.fleet.leases import (
     FINAL_POSITIONS,
     fence,
     fence_process,
+    get_processes,
     get_writers,
     insert_lease,
     is_writing,
@@ -25,6 +26,7 @@ from shared.storage.fleet.leases import (
 )
 from tests.fix_servers import TestDatabase
 from tests.rigs.waiting import until
+from workers.main.decisions import Judgement
 
 
 @parameters
@@ -155,6 +157,30 @@ async def test_lease_numbers_are_never_reused(postgres: TestDatabase) -> None:
 
 def test_every_stream_with_rows_has_a_final_position() -> None:
     assert set(FINAL_POSITIONS) == {s.name for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
+
+
+async def test_beat_changes_with_each_heartbeat_and_by_nothing_else(postgres: TestDatabase) -> None:
+    """The leader judges by it. The database's clock, by which `silent_s` goes, may jump."""
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    async with connected(postgres) as conn:
+        lease = await join(conn)
+        [joined] = await get_processes(database)
+        [unchanged] = await get_processes(database)
+        assert unchanged.beat == joined.beat and unchanged.silent_s > joined.silent_s
+        beats = {joined.beat}
+        for _ in range(3):
+            await record_heartbeat(conn, lease, ready=True, draining=False, positions={})
+            beats.add((await get_processes(database))[0].beat)
+        assert len(beats) == 4
+        # As if the clock had jumped an hour ahead since the last heartbeat.
+        judgement = Judgement(dead_after_s=5.0)
+        judgement.saw(await get_processes(database), 0.0, 0.0)
+        await conn.execute("UPDATE heartbeats SET seen_at = seen_at - interval '1 hour'")
+        [jumped] = await get_processes(database)
+        assert jumped.silent_s > 3600
+        judgement.saw([jumped], 0.25, 0.25)
+        assert judgement.dead([jumped], lease + 1, lease + 1) == []
+    await database.close()
 
 
 async def test_writer_announces_at_most_its_floor_while_writing(postgres: TestDatabase) -> None:

@@ -330,6 +330,9 @@ class Limits:
     """Least rate, after ten seconds, at which the body of a request must arrive."""
     requests_per_user: Positive | None = 200
     """Most requests of one user that a process serves at a time, waiting `/sync` included; null: no limit."""
+    max_room_state_bytes: Annotated[int, Range(1_048_576)] = 33_554_432
+    """Largest state of a room, without its members, that its members may make: 600 bytes for each event and its JSON.
+    Processes that serve readers of a room have all of it in memory."""
     max_sync_timeout_ms: Positive = 60_000
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100

@@ -41,7 +41,9 @@ def compose(foundation: Foundation) -> Worker:
     scheduling = Scheduling(database, config.delayed_events, quotas, has_sticky=has_sticky)
     guests = GuestRemoval(writer, tasks, database)
     send = SendHandlers(writer, scheduling, guests, database)
-    state = StateHandlers(writer, scheduling, changes, guests, database)
+    state = StateHandlers(
+        writer, scheduling, changes, guests, database, max_state_bytes=config.limits.max_room_state_bytes
+    )
     membership = MembershipHandlers(
         writer=writer,
         changes=changes,

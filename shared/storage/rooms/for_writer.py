@@ -25,7 +25,8 @@ _ROOM = f"""
 #: Uses the primary keys of current_state, events and memberships. $2: types whose JSON is read too.
 _CURRENT = """
     SELECT s.type, s.state_key, s.event_nid, e.event_id, e.redacted_by IS NOT NULL AS redacted,
-           m.membership, CASE WHEN s.type = ANY($2::text[]) THEN e.json END AS json
+           m.membership, CASE WHEN s.type = ANY($2::text[]) THEN e.json END AS json,
+           CASE WHEN s.type <> 'm.room.member' THEN octet_length(e.json) END AS bytes
     FROM current_state s
     JOIN events e USING (room_nid, event_nid)
     LEFT JOIN memberships m
@@ -68,7 +69,10 @@ async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """One entry of the current state. membership: of m.room.member only. json: of the types whose JSON is read."""
+    """One entry of the current state.
+
+    membership: of m.room.member only. json: of the types whose JSON is read. bytes: its length, None of members.
+    """
 
     type: str
     state_key: str
@@ -77,6 +81,7 @@ class StateRow:
     redacted: bool
     membership: str | None
     json: bytes | None
+    bytes: int | None
 
 
 async def get_current_state(conn: Connection, room_nid: int, with_json_of: Collection[str]) -> list[StateRow]:
@@ -89,10 +94,7 @@ async def get_current_state(conn: Connection, room_nid: int, with_json_of: Colle
     sql, after = _FIRST, ("", "")
     while True:
         rows = await conn.fetch(sql, room_nid, list(with_json_of), *after, _PAGE)
-        state.extend(
-            StateRow(kind, state_key, nid, event_id, redacted, membership, json)
-            for kind, state_key, nid, event_id, redacted, membership, json in rows
-        )
+        state.extend(StateRow(*row) for row in rows)
         if len(rows) < _PAGE:
             return state
         sql, after = _NEXT, (rows[-1]["type"], rows[-1]["state_key"])

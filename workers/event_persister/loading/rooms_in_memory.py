@@ -30,6 +30,7 @@ from workers.event_persister.room.live_room import MAX_TRANSACTIONS, TRANSACTION
 from workers.event_persister.room.member_table import LARGE_ROOM, MemberTable
 from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.room_state import KEPT_TYPES, MEMBER, RoomState
+from workers.event_persister.room.state_sizes import StateSizes
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room, which walk its state events
@@ -163,6 +164,7 @@ async def load_room(
     state: dict[StateKey, StateEntry] = {}
     table = MemberTable() if len(rows) >= LARGE_ROOM else None
     events: dict[int, Event] = {}
+    sizes = StateSizes()
     for number, row in enumerate(rows):
         if number % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
             await asyncio.sleep(0)
@@ -171,6 +173,8 @@ async def load_room(
             table.put(row.state_key, entry)
         else:
             state[row.type, row.state_key] = entry
+        if row.bytes is not None:
+            sizes.set((row.type, row.state_key), row.bytes)
         if row.membership == "join":
             push.count_member(UserId(row.state_key))
         if row.json is not None:
@@ -183,7 +187,7 @@ async def load_room(
         version,
         end.room_nid,
         create,
-        RoomState(version, create, head=head, entries=state, events=events, push=push, table=table),
+        RoomState(version, create, head=head, entries=state, events=events, push=push, table=table, sizes=sizes),
         last_writer=end.last_writer,
         last_position=end.last_position,
         transactions=transactions,

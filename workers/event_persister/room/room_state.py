@@ -34,6 +34,7 @@ from workers.event_persister.room.line_changes import LineChanges
 from workers.event_persister.room.member_table import LARGE_ROOM, MemberTable
 from workers.event_persister.room.reference_hashes import ReferenceHashes
 from workers.event_persister.room.room_push import RoomPush
+from workers.event_persister.room.state_sizes import StateSizes
 
 CREATE: StateKey = ("m.room.create", "")
 POWER_LEVELS: StateKey = ("m.room.power_levels", "")
@@ -59,6 +60,7 @@ KEPT_TYPES = frozenset(
 _ENTRY_BYTES = 260
 _EVENT_BYTES = 700
 _HASH_BYTES = 150
+_SIZE_BYTES = 110
 _CHANGE_BYTES = 300
 
 
@@ -82,11 +84,13 @@ class RoomState:
         events: dict[int, Event],
         push: RoomPush,
         table: MemberTable | None = None,
+        sizes: StateSizes | None = None,
     ) -> None:
         """Keep the state as it is stored.
 
         events: the whole state events at hand, by number.
         table: the members of a large room, who are not among `entries` then.
+        sizes: of the other entries.
         """
         self._version = version
         self._create = create
@@ -95,6 +99,8 @@ class RoomState:
         self._entries = entries
         self._entries_bytes = _entries_size(entries)
         self._table = table
+        #: Of the committed layer.
+        self.sizes = StateSizes() if sizes is None else sizes
         self._pending_entries: dict[StateKey, StateEntry | None] = {}
         self._events = events
         self._events_bytes = sum(map(_event_size, events.values()))
@@ -399,6 +405,7 @@ class RoomState:
             self._entries_bytes
             + (0 if self._table is None else self._table.size_bytes)
             + self._events_bytes
+            + _SIZE_BYTES * len(self.sizes)
             + _HASH_BYTES * len(self._hashes)
             + _CHANGE_BYTES * len(self._changes)
             + self.push.size_bytes
@@ -419,12 +426,22 @@ class RoomState:
             self._commit_member(key, now)
         else:
             self._set_entry(key, now)
+            self._measure(key, now, built)
             if now is not None and now.event_nid == built.event_nid:
                 self._put_event(now.event_nid, event)
         if key in self._pending_entries and self._pending_entries[key] == now:
             del self._pending_entries[key]
         if before is not None and (gone := self._events.pop(before.event_nid, None)) is not None:
             self._events_bytes -= _event_size(gone)
+
+    def _measure(self, key: StateKey, now: StateEntry | None, built: BuiltEvent) -> None:
+        if now is None:
+            self.sizes.remove(key)
+            return
+        is_own = now.event_nid == built.event_nid
+        event = built.event if is_own else built.graph.brought.get(now.event_nid) or self.event_of(now)
+        if event is not None:
+            self.sizes.set(key, len(event.encoded))
 
     def _commit_member(self, key: StateKey, now: StateEntry | None) -> None:
         if self._table is None and now is not None and key not in self._entries and len(self._entries) >= LARGE_ROOM:

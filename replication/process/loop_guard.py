@@ -16,7 +16,7 @@ from replication.process.set_aside import work_of
 from shared.http.request import Request
 from shared.http.server import request_in
 from shared.metrics.replication import LoopMetrics
-from shared.runtime.loop_watch import LoopWatch, Stall
+from shared.runtime.loop_watch import LONG_S, LoopWatch, Stall
 from shared.runtime.side_loop import SideLoop
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class LoopGuard:
         if long:
             self._membership.note_work(None)
         now_s = time.monotonic()
-        if long or now_s - self._logged_s.get(label, -_QUIET_S) >= _QUIET_S:
+        if stall.blocked_s >= LONG_S or now_s - self._logged_s.get(label, -_QUIET_S) >= _QUIET_S:
             self._logged_s[label] = now_s
             level = logging.WARNING if long else logging.INFO
             duration = "The event loop was blocked for %.0f ms (%s; %.0f ms of CPU), in:\n%s"

@@ -25,7 +25,7 @@ _PAUSE_S = 0.2
 _LOOK_EVERY_S = 0.025
 #: A look that comes later than this was delayed itself: the whole process was stopped, or got no CPU.
 _LONGEST_STEP_S = 0.25
-_FRAMES = 12
+_FRAMES = 20
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Stall(Generic[T]):
     subject: what the loop works on now, such as a request. None if that is unknown.
     subject_s: the time for which it has worked on that.
     main_subject: what it has worked on longest.
-    stack: the innermost calls of the loop's thread when it was first seen blocked.
+    stack: the innermost calls of the loop's thread when it was first seen blocked, or after LONG_S.
     blocked_s: the duration so far, without times in which the whole process stood still.
     worked_s: the CPU time that the loop's thread used.
     """
@@ -134,8 +134,10 @@ class LoopWatch(Generic[T]):
     def _look(self, stall: Stall[T], step_s: float) -> None:
         frame = sys._current_frames().get(self._side.main_thread_id)
         if frame is not None:
+            was_short = stall.blocked_s < LONG_S
             stall.see(self._subject_of(frame), min(step_s, _LONGEST_STEP_S))
-            stall.stack = stall.stack or self._stack()
+            if not stall.stack or (was_short and stall.blocked_s >= LONG_S):
+                stall.stack = self._stack()
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._side.main_thread_id)

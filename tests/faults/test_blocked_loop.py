@@ -18,7 +18,7 @@ from tests.fleet.people import Person, register
 from tests.rigs.waiting import wait_until
 
 pytestmark = pytest.mark.fleet
-_DEAD_AFTER_S, _STUCK_AFTER_S = 1.0, 4.0
+_DEAD_AFTER_S, _STUCK_AFTER_S = 2.0, 7.0
 _TEXT = {"msgtype": "m.text", "body": "hello"}
 
 
@@ -78,7 +78,7 @@ def test_blocked_process_keeps_its_lease(
     room_id = alice.create_room()
     before = leases_of(postgres_module)
     orders.write_text("built block")
-    end = threading.Timer(2.5 * _DEAD_AFTER_S, orders.unlink)
+    end = threading.Timer(2 * _DEAD_AFTER_S, orders.unlink)
     end.start()
     answer = alice.send(room_id, "slow", _TEXT)
     end.join()

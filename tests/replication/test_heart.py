@@ -21,7 +21,7 @@ from shared.storage.fleet.leases import fence
 from tests.fix_servers import TestDatabase
 from tests.rigs.waiting import until
 
-_CONFIG = Replication(heartbeat_s=0.1, dead_after_s=1.0, stuck_after_s=1.5)
+_CONFIG = Replication(heartbeat_s=0.1, dead_after_s=3.0, stuck_after_s=1.5)
 
 
 def block(seconds: float) -> None:
@@ -89,7 +89,7 @@ async def test_lease_outlives_a_blocked_loop(postgres: TestDatabase) -> None:
         watcher = await asyncpg.connect(postgres.dsn)
         async with running(process.run):
             await until(lambda: process.slots > 0)
-            block(2 * _CONFIG.dead_after_s)
+            block(1.5 * _CONFIG.dead_after_s)
             assert process.membership.in_good_standing
             assert await silent_s(watcher, lease) < _CONFIG.dead_after_s
         await process.membership.leave()
@@ -105,7 +105,7 @@ async def test_heartbeat_on_the_main_loop_shares_its_fate(postgres: TestDatabase
     await process.membership.join()
     async with running(process.run):
         await until(lambda: process.slots > 0)
-        block(1.5 * _CONFIG.dead_after_s)
+        block(1.2 * _CONFIG.dead_after_s)
         assert not process.membership.in_good_standing
     await process.membership.leave()
 
@@ -126,7 +126,9 @@ async def test_process_fenced_while_its_loop_is_blocked_answers_nothing(postgres
             await until(lambda: process.slots > 0)
             fencing = asyncio.ensure_future(other.run(fence_soon()))
             await asyncio.sleep(0)
-            block(0.8)
+            began = time.monotonic()
+            while process.membership.in_good_standing and time.monotonic() < began + _CONFIG.dead_after_s:
+                pass
             assert not process.membership.in_good_standing
             assert not process.lost
             await fencing

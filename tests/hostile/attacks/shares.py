@@ -88,6 +88,22 @@ async def _leave_unread(enemy: Enemy, requests: list[tuple[str, str, bytes]]) ->
 
 
 @attack
+async def reads_that_nobody_waits_for(enemy: Enemy) -> None:
+    """Work that goes on without its client: reads of all kinds whose connections end after some milliseconds."""
+    room = quote(enemy.rooms[0], safe="")
+    paths = ("/sync?timeout=0", f"/rooms/{room}/messages?dir=b&limit=100", f"/rooms/{room}/members")
+
+    async def read_and_go(number: int) -> None:
+        try:
+            async with asyncio.timeout(0.002 * (number % 20)):
+                await enemy.request("GET", paths[number % 3], account=number % 4, source=enemy.address(number % 20))
+        except TimeoutError:
+            pass
+
+    await at_once([read_and_go(number) for number in range(100)])
+
+
+@attack
 async def sliding_lists_with_filters_of_their_own(enemy: Enemy) -> None:
     """A list is built from all rooms: twenty and a hundred of them, with a large `m.direct` and many spaces."""
     own = quote(enemy.accounts[1].user_id, safe="")

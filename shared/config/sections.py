@@ -331,8 +331,8 @@ class Limits:
     requests_per_user: Positive | None = 200
     """Most requests of one user that a process serves at a time, waiting `/sync` included; null: no limit."""
     max_room_state_bytes: Annotated[int, Range(1_048_576)] = 33_554_432
-    """Largest state of a room, without its members, that its members may make: 600 bytes for each event and its JSON.
-    Processes that serve readers of a room have all of it in memory."""
+    """Largest state of a room that its members may make: 600 bytes for each event and its JSON, without member events
+    of up to 2 KiB. Processes that serve readers of a room have all of it in memory."""
     max_sync_timeout_ms: Positive = 60_000
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100

@@ -41,9 +41,7 @@ def compose(foundation: Foundation) -> Worker:
     scheduling = Scheduling(database, config.delayed_events, quotas, has_sticky=has_sticky)
     guests = GuestRemoval(writer, tasks, database)
     send = SendHandlers(writer, scheduling, guests, database)
-    state = StateHandlers(
-        writer, scheduling, changes, guests, database, max_state_bytes=config.limits.max_room_state_bytes
-    )
+    state = StateHandlers(writer, scheduling, changes, guests, database)
     membership = MembershipHandlers(
         writer=writer,
         changes=changes,

@@ -110,6 +110,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         push_rules=push_rules,
         database=database,
         clock=clock,
+        max_state_bytes=foundation.config.limits.max_room_state_bytes,
     )
     dummies = DummyEvents(writer, asked, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)

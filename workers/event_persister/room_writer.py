@@ -30,7 +30,7 @@ _TRIES = 3  # a room that is lost so often is not ours
 
 
 class RoomWriter:
-    """event_numbers: of the sequence `event_nids`."""
+    """event_numbers: of the sequence `event_nids`. max_state_bytes: of a room (`room/state_sizes.py`)."""
 
     def __init__(
         self,
@@ -42,7 +42,9 @@ class RoomWriter:
         push_rules: PushRules,
         database: Database,
         clock: Clock,
+        max_state_bytes: int,
     ) -> None:
+        self._max_state_bytes = max_state_bytes
         self._slow_sends = slow_sends
         self._push_rules = push_rules
         self._rooms = rooms
@@ -82,6 +84,9 @@ class RoomWriter:
         if key is not None and (answered := self.answer_of(room, key)) is not None:
             return [await answered]
         self._committer.check_room_for_more()
+        for draft in drafts:
+            if draft.state_key is not None:
+                room.state.sizes.check((draft.type, draft.state_key), draft.content, self._max_state_bytes)
         await self._numbers.reserve(len(drafts))
         while not self._can_build(room, drafts):
             if room.held is not None:

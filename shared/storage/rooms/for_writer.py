@@ -26,7 +26,7 @@ _ROOM = f"""
 _CURRENT = """
     SELECT s.type, s.state_key, s.event_nid, e.event_id, e.redacted_by IS NOT NULL AS redacted,
            m.membership, CASE WHEN s.type = ANY($2::text[]) THEN e.json END AS json,
-           CASE WHEN s.type <> 'm.room.member' THEN octet_length(e.json) END AS bytes
+           octet_length(e.json) AS bytes
     FROM current_state s
     JOIN events e USING (room_nid, event_nid)
     LEFT JOIN memberships m
@@ -71,7 +71,7 @@ async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
 class StateRow:
     """One entry of the current state.
 
-    membership: of m.room.member only. json: of the types whose JSON is read. bytes: its length, None of members.
+    membership: of m.room.member only. json: of the types whose JSON is read. bytes: its length.
     """
 
     type: str
@@ -81,7 +81,7 @@ class StateRow:
     redacted: bool
     membership: str | None
     json: bytes | None
-    bytes: int | None
+    bytes: int
 
 
 async def get_current_state(conn: Connection, room_nid: int, with_json_of: Collection[str]) -> list[StateRow]:

@@ -24,6 +24,11 @@ async def test_state_of_a_room_is_limited_by_bytes(postgres: TestDatabase) -> No
         assert (
             await bob.put_state(room_id, "m.room.member", {"membership": "join", "x": "y"}, bob.user_id)
         ).status == 200
+        for number in range(2):  # ... unless their events are as large as others
+            invited, content = f"@guest{number}:far.example", {"membership": "ban"}
+            large = await alice.put_state(room_id, "m.room.member", content | _content(40_000), invited)
+            assert large.errcode == "M_TOO_LARGE"
+            assert (await alice.put_state(room_id, "m.room.member", content, invited)).status == 200
         assert (await bob.send(room_id, "still here")).status == 200
         other = await alice.create_room()
         assert (await alice.put_state(other, "m.hoard", _content(30_000))).status == 200
@@ -39,6 +44,27 @@ async def test_state_of_a_room_is_limited_by_bytes(postgres: TestDatabase) -> No
         assert (await alice.put_state(room_id, "m.hoard", {}, "k0")).status == 200
         assert (await alice.put_state(room_id, "m.hoard", {}, "k1")).status == 200
         assert (await alice.put_state(room_id, "m.hoard", _content(30_000), "k7")).status == 200
+
+
+async def test_large_member_events_are_state(postgres: TestDatabase) -> None:
+    async with event_persister(postgres.dsn, config=_CONFIG) as persister:
+        alice = persister.user("alice")
+        room_id = await alice.create_room()
+        content = {"membership": "ban", **_content(30_000)}
+        statuses = [
+            (await alice.put_state(room_id, "m.room.member", content, f"@guest{number}:far.example")).status
+            for number in range(9)
+        ]
+        assert statuses == [200] * 6 + [413] * 3
+    async with event_persister(postgres.dsn, config=_CONFIG) as persister:
+        alice = persister.user("alice")
+        assert (await alice.put_state(room_id, "m.hoard", _content(30_000))).status == 413
+        other = {"user_id": "@guest20:far.example", "reason": "x" * 30_000}
+        assert (await alice.act(room_id, "ban", other)).status == 413
+        assert (await alice.act(room_id, "ban", other | {"reason": "x"})).status == 200
+        left = await alice.put_state(room_id, "m.room.member", {"membership": "leave"}, "@guest0:far.example")
+        assert left.status == 200
+        assert (await alice.put_state(room_id, "m.hoard", _content(30_000))).status == 200
 
 
 async def test_small_state_events_count_with_what_they_take_in_memory(postgres: TestDatabase) -> None:

@@ -30,7 +30,7 @@ from workers.event_persister.room.live_room import MAX_TRANSACTIONS, TRANSACTION
 from workers.event_persister.room.member_table import LARGE_ROOM, MemberTable
 from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.room_state import KEPT_TYPES, MEMBER, RoomState
-from workers.event_persister.room.state_sizes import StateSizes
+from workers.event_persister.room.state_sizes import USUAL_MEMBER_BYTES, StateSizes
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room, which walk its state events
@@ -173,7 +173,7 @@ async def load_room(
             table.put(row.state_key, entry)
         else:
             state[row.type, row.state_key] = entry
-        if row.bytes is not None:
+        if row.type != MEMBER or row.bytes > USUAL_MEMBER_BYTES:
             sizes.set((row.type, row.state_key), row.bytes)
         if row.membership == "join":
             push.count_member(UserId(row.state_key))

@@ -424,6 +424,7 @@ class RoomState:
         key, before, now = change
         if key[0] == MEMBER:
             self._commit_member(key, now)
+            self._measure(key, now, built)
         else:
             self._set_entry(key, now)
             self._measure(key, now, built)

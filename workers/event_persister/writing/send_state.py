@@ -28,11 +28,8 @@ class StateHandlers:
         changes: MemberChanges,
         guests: GuestRemoval,
         database: Database,
-        *,
-        max_state_bytes: int,
     ) -> None:
         self._writer = writer
-        self._max_state_bytes = max_state_bytes
         self._scheduling = scheduling
         self._changes = changes
         self._database = database
@@ -86,8 +83,6 @@ class StateHandlers:
             self._changes.check_member(room, user.user_id)
         check_content(event_type, content)
         check_state(room, user.user_id, event_type, content)
-        if event_type != MEMBER:
-            room.state.sizes.check((event_type, state_key), content, self._max_state_bytes)
         if sticky_ms is None:
             unchanged = await self._unchanged(room, user.user_id, event_type, state_key, content)
             if unchanged is not None:

@@ -47,14 +47,16 @@ class SendToDevice:
 _SIZE = f"{ROW_BYTES} + octet_length(type) + octet_length(content)"
 #: All of one recipient device. Uses the primary key.
 _OF_RECIPIENT = "to_device_messages WHERE user_id = r.user_id AND device_id = r.device_id"
+#: The running total before the first message.
+_BEFORE = f"(SELECT inbox_bytes - ({_SIZE}) FROM {_OF_RECIPIENT} ORDER BY position LIMIT 1)"
 #: Of a full inbox each sender has an eighth, so that one of them does not keep the messages of others out. Up to half
 #: of an inbox is anyone's.
 _SENDERS = 8
 #: Uses the primary keys of to_device_messages, to_device_transactions and devices, and
 #: to_device_transactions_by_device. Positions are drawn above the sort.
-#: `inbox_bytes` is a running total: the size of an inbox is the last row's, less that before the first row. Two senders
-#: at the same moment may leave each other out of it. An inbox whose last row has no total, from before quotas, is
-#: counted.
+#: `inbox_bytes` is a running total: the size of an inbox is the last row's, less that before the first row. Usually the
+#: last row's is small enough by itself: it begins at 0 in an empty inbox. Two senders at the same moment may leave each
+#: other out of it. An inbox whose last row has no total, from before quotas, is counted.
 SEND_TO_DEVICE = fenced_statement(
     "send_to_device",
     SendToDevice,
@@ -77,23 +79,25 @@ SEND_TO_DEVICE = fenced_statement(
             ORDER BY d.user_id, d.device_id, w.device_id = '*'
         """,
         "inboxes": f"""
-            SELECT r.*, coalesce(first.before, 0) AS before, CASE
+            SELECT r.*, CASE
                 WHEN last.position IS NULL THEN 0
-                WHEN last.inbox_bytes IS NULL THEN (SELECT sum({_SIZE}) FROM {_OF_RECIPIENT})
-                ELSE last.inbox_bytes - coalesce(first.before, 0) END AS used
+                WHEN last.inbox_bytes IS NULL THEN coalesce({_BEFORE}, 0) + (SELECT sum({_SIZE}) FROM {_OF_RECIPIENT})
+                ELSE last.inbox_bytes END AS total
             FROM recipients r
             LEFT JOIN LATERAL (
                 SELECT position, inbox_bytes FROM {_OF_RECIPIENT} ORDER BY position DESC LIMIT 1) AS last ON true
-            LEFT JOIN LATERAL (
-                SELECT inbox_bytes - ({_SIZE}) AS before FROM {_OF_RECIPIENT} ORDER BY position LIMIT 1
-            ) AS first ON true
+        """,
+        "measured": f"""
+            SELECT r.*, CASE WHEN r.total <= :max_inbox_bytes::bigint / 2 THEN r.total
+                             ELSE r.total - coalesce({_BEFORE}, 0) END AS used
+            FROM inboxes r
         """,
         "sent": f"""
             INSERT INTO to_device_messages (user_id, device_id, writer, position, sender, type, content, inbox_bytes)
             SELECT u.user_id, u.device_id, :lease, nextval('stream_to_device'), :sender, :type, u.content, u.total
             FROM (
-                SELECT r.user_id, r.device_id, r.content, r.before + r.used + r.bytes AS total FROM fence, inboxes r
-                WHERE r.used + r.bytes <= :max_inbox_bytes::bigint AND (r.used <= :max_inbox_bytes / 2 OR r.bytes + (
+                SELECT r.user_id, r.device_id, r.content, r.total + r.bytes AS total FROM fence, measured r
+                WHERE r.used + r.bytes <= :max_inbox_bytes AND (r.used <= :max_inbox_bytes / 2 OR r.bytes + (
                     SELECT coalesce(sum({_SIZE}), 0) FROM {_OF_RECIPIENT} AND sender = :sender
                 ) <= :max_inbox_bytes / {_SENDERS})
                 ORDER BY r.user_id, r.device_id

@@ -404,7 +404,7 @@ class Quotas:
     have an eighth; what does not fit is dropped."""
     sent_to_devices_bytes_per_s: Positive = 1_048_576
     """Messages that a user sends to devices, in the long run. A message to many devices counts for each of them."""
-    sent_to_devices_burst_bytes: Annotated[int, Range(1_048_576)] = 67_108_864
+    sent_to_devices_burst_bytes: Annotated[int, Range(65_536)] = 67_108_864
     """The same at once, after a pause."""
     delayed_events_bytes: Annotated[int, Range(65_536)] = 1_048_576
     """Contents of scheduled delayed events; as much again of those that are sent or cancelled stays for a while."""

@@ -326,3 +326,25 @@ async def test_data_of_deleted_rooms_is_not_counted_any_more(postgres: TestDatab
         assert (await _put(alice, "m.y", "x" * 4000)).status == 200
         running, true = await _counted(worker, alice)
         assert running == true
+
+
+async def test_user_is_typing_in_so_many_rooms_at_a_time(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.client_api.rooms.typing_notices._MAX_OF_USER", 2)
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        rooms = [RoomId(f"!r{number}:example.org") for number in range(3)]
+        for room_id in rooms:
+            await put_room(worker, room_id, dict.fromkeys((alice.user_id, bob.user_id), "join"))
+
+        async def type_in(user: User, room_id: str, typing: bool = True) -> int:
+            path = f"/rooms/{room_id}/typing/{user.quoted}"
+            return (await user.call("PUT", path, {"typing": typing, "timeout": 30_000})).status
+
+        assert [await type_in(alice, room_id) for room_id in rooms] == [200, 200, 429]
+        assert await type_in(alice, rooms[0]) == 200  # again
+        assert await type_in(bob, rooms[2]) == 200
+        assert await type_in(alice, rooms[0], typing=False) == 200
+        assert await type_in(alice, rooms[2]) == 200
+        assert await type_in(alice, rooms[0]) == 429

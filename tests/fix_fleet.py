@@ -41,8 +41,7 @@ class RunningFleet:
         client_port, federation_port = pick_port("127.0.0.1"), pick_port("127.0.0.1")
         config = yaml.safe_load(development_yaml(client_port, federation_port))
         config["user_directory"] = {"search_all_users": False}  # as in production
-        for section, values in settings.items():
-            config.setdefault(section, {}).update(values)
+        _merge(config, settings)
         write_secrets(directory)
         (directory / "skep.yaml").write_text(yaml.safe_dump(config))
         self.config = directory / "run" / "skep.yaml"
@@ -130,6 +129,15 @@ class RunningFleet:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+
+def _merge(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Replace values of a configuration, at any depth."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and isinstance(config.get(name), dict):
+            _merge(config[name], value)
+        else:
+            config[name] = value
 
 
 StartFleet = Callable[..., RunningFleet]

@@ -26,6 +26,7 @@ def haproxy_files(
     """
     running = running or ProxyState()
     check_endpoints(endpoints, pools)
+    pools = [pool for pool in pools if pool.behind_proxies]
     files = {
         "haproxy.cfg": render_haproxy_config(inputs, endpoints, pools, running.servers),
         EXACT_MAP: exact_map(endpoints, pools),

@@ -329,11 +329,12 @@ class _Fleet:
         expected = sum(self._config.fleet.counts().values())
         if len(workers) < expected or not all(_answers(each.address, "/health/ready") for each in workers):
             return False
-        behind_haproxy = {pool.worker for pool in self._code.pools}
+        pools = [pool for pool in self._code.pools if pool.behind_proxies]
+        behind_haproxy = {pool.worker for pool in pools}
         in_use = servers_in_use(self._sockets / SOCKET_NAME)
         if not all(each.name in in_use for each in workers if each.type in behind_haproxy):
             return False
-        kinds = {pool.slot_kind for pool in self._code.pools if pool.slot_kind}
+        kinds = {pool.slot_kind for pool in pools if pool.slot_kind}
         if not every_slot_has_an_owner(self._sockets / SOCKET_NAME, kinds):
             return False
         client = self._config.listeners.client

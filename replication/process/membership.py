@@ -1,8 +1,9 @@
 """The process's membership in the fleet: its lease and its heartbeat.
 
 The heartbeat has a connection of its own: a busy pool must not kill its process. A worker's heartbeat also runs on a
-loop of its own (`heart.py`): a request that blocks the main loop must not kill it either. A process that could not
-renew its heartbeat for `dead_after_s` stops answering from memory (`in_good_standing`), since reads have no fence.
+loop of its own (`shared/runtime/side_loop.py`): a request that blocks the main loop must not kill it either. A process
+that could not renew its heartbeat for `dead_after_s` stops answering from memory (`in_good_standing`), since reads have
+no fence.
 """
 
 import asyncio

@@ -170,6 +170,8 @@ class SlotForwarder:
                 return kind, None if room.startswith("#") else slot_of(room)
             case RoutingKey.USER:
                 return kind, slot_of(request.params[RoutingKey.USER.value])
+            case RoutingKey.FETCH:
+                return kind, slot_of(request.params["fetchKey"])
             case RoutingKey.TOKEN_USER:
                 return kind, slot_of(request.requester.user_id) if request.requester else None
             case _:

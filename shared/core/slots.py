@@ -1,4 +1,4 @@
-"""Slots: the 1024 parts into which rooms, users and destinations are divided among processes.
+"""Slots: the 1024 parts into which rooms, users, destinations and fetches are divided among processes.
 
 haproxy computes the same number with its `crc32` converter. So both hash the *bytes* of the percent-decoded key, and
 nothing here may normalise, lower-case or re-encode it.
@@ -9,7 +9,12 @@ import zlib
 SLOTS = 1024
 
 #: The kinds of slots and the worker type that owns each.
-SLOT_KINDS = {"rooms": "event_persister", "users": "client_api", "destinations": "federation_sender"}
+SLOT_KINDS = {
+    "rooms": "event_persister",
+    "users": "client_api",
+    "destinations": "federation_sender",
+    "fetches": "federation_reader",  # questions to other servers, about a room or about what one of them has
+}
 
 
 def slot_of(key: str | bytes) -> int:

@@ -33,6 +33,7 @@ class RoutingKey(Enum):
     ROOM_OR_ALIAS = "roomIdOrAlias"  # a room id as above; for an alias any process, which resolves and forwards
     USER = "userId"  # the slot of the user id in the path -> its owner
     TOKEN_USER = "token"  # noqa: S105 - the slot of the requester: `user_id` in the query, else the token's hint
+    FETCH = "fetchKey"  # the slot of fetches: a room id, or the name of the server that is asked
     ORIGIN = "origin"  # the sending server named in the X-Matrix header
     MEDIA = "mediaId"
 
@@ -75,12 +76,14 @@ READS = frozenset({Share.POLLS, Share.SEARCHES, Share.HIERARCHIES, Share.HISTORY
 class Pool:
     """Processes of one worker type that serve the same endpoints with the same limits.
 
-    slot_kind: "rooms" or "users" if each slot has one owner, "" if any process may serve.
+    slot_kind: "rooms", "users" or "fetches" if each slot has one owner, "" if any process may serve.
+    behind_proxies: False if only other processes of the fleet send requests to it.
     """
 
     name: str
     worker: str
     slot_kind: str = ""
+    behind_proxies: bool = True
     connections_per_instance: int = 500
     queue_timeout_s: float = 5.0
     server_timeout_s: float = 60.0

@@ -21,8 +21,9 @@ SLOT_KIND_OF_KEY = {
     RoutingKey.ROOM_OR_ALIAS: "rooms",
     RoutingKey.USER: "users",
     RoutingKey.TOKEN_USER: "users",
+    RoutingKey.FETCH: "fetches",
 }
-_KEYS_IN_PATH = {RoutingKey.ROOM, RoutingKey.ROOM_OR_ALIAS, RoutingKey.USER, RoutingKey.MEDIA}
+_KEYS_IN_PATH = {RoutingKey.ROOM, RoutingKey.ROOM_OR_ALIAS, RoutingKey.USER, RoutingKey.FETCH, RoutingKey.MEDIA}
 
 _Shaped: TypeAlias = tuple[Endpoint, PathShape]
 
@@ -70,6 +71,8 @@ def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
         yield f"pool {endpoint.pool!r} is not declared"
     elif pool.slot_kind and SLOT_KIND_OF_KEY.get(key, pool.slot_kind) != pool.slot_kind:
         yield f"routing key {key.name} has no slot of pool {pool.name}'s kind, {pool.slot_kind}"
+    if pool is not None and not pool.behind_proxies and endpoint.auth is not Auth.INTERNAL:
+        yield f"pool {pool.name} gets no requests from outside, so auth must be INTERNAL"
     if key is RoutingKey.ORIGIN and endpoint.auth is not Auth.SERVER:
         yield "routing key ORIGIN is read from a server's signature, so auth must be SERVER"
     is_transaction = key is RoutingKey.ORIGIN and endpoint.method == "PUT"

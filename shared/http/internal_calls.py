@@ -102,18 +102,19 @@ class InternalCall(Generic[Takes, Returns]):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnerCall(InternalCall[Takes, Returns]):
-    """A call to the owner of a slot. The path holds `{roomId}` or `{userId}`."""
+    """A call to the owner of a slot. The path holds `{roomId}`, `{userId}` or `{fetchKey}`."""
 
     @property
     def routing_key(self) -> RoutingKey:
-        return RoutingKey.ROOM if "{roomId}" in self.path else RoutingKey.USER
+        keys = (RoutingKey.ROOM, RoutingKey.FETCH, RoutingKey.USER)
+        return next(key for key in keys if f"{{{key.value}}}" in self.path)
 
     @property
     def slot_kind(self) -> str:
         return SLOT_KIND_OF_KEY[self.routing_key]
 
     def path_for(self, key: str) -> str:
-        """Return the path for a room id or user id."""
+        """Return the path for a room id, a user id or the key of a fetch."""
         return self.path.replace("{" + self.routing_key.value + "}", quote(key, safe=""))
 
     def handler(

@@ -47,6 +47,7 @@ class PathParams(TypedDict, total=False):
     delayId: str
     deviceId: str
     eventType: str
+    fetchKey: str
     filterId: str
     keyId: str
     keyName: str

@@ -1,6 +1,7 @@
 """Compose a client_api worker."""
 
 from replication.calls.applied_rows import RoomOwners
+from replication.calls.fetches import ASK_ALIAS, ASK_PROFILE
 from replication.calls.rooms import REMOVE_CANONICAL_ALIAS, SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
 from replication.process.foundation import Foundation, Worker
 from shared.operations.passwords import PasswordHasher
@@ -97,7 +98,13 @@ def compose(foundation: Foundation) -> Worker:
             Deactivation(database, sessions, auth, demand),
             Devices(database, sessions, auth, demand),
             ThirdPartyIds(),
-            Profiles(server_name, database, member_profiles, present_users if config.presence.enabled else None),
+            Profiles(
+                server_name,
+                database,
+                member_profiles,
+                present_users if config.presence.enabled else None,
+                calls.to(ASK_PROFILE) if config.federation.enabled else None,
+            ),
             AccountData(database, data, rules),
             Tags(database, data),
             RoomSettingsCopy(database, data, rules),
@@ -109,7 +116,14 @@ def compose(foundation: Foundation) -> Worker:
             SendToDevice(server_name, writer, announcer, clock, quotas),
             DeviceKeys(server_name, database, writer, announcer, clock, quotas),
             KeyBackup(),
-            Directory(server_name, database, calls.to(REMOVE_CANONICAL_ALIAS), clock, quotas),
+            Directory(
+                server_name,
+                database,
+                calls.to(REMOVE_CANONICAL_ALIAS),
+                clock,
+                quotas,
+                calls.to(ASK_ALIAS) if config.federation.enabled else None,
+            ),
             Reports(database, clock),
             UserDirectory(database, search_all_users=config.user_directory.search_all_users),
             DelayedEvents(database, calls.to(SEND_DELAYED_EVENT)),

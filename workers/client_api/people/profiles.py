@@ -10,14 +10,17 @@ from typing import Any, Protocol
 
 import orjson
 
+from replication.calls.fetches import AnswerFromElsewhere, ProfileElsewhere
+from replication.calls.owner_calls import Ask
 from shared.core.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param, not_found
-from shared.core.identifiers import UserId, check_user_id, within_bytes
+from shared.core.identifiers import UserId, check_user_id, server_of, within_bytes
 from shared.http.endpoint import Auth, RateLimit, RoutingKey
 from shared.http.guests import guest_refused
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
 from shared.storage.accounts.profiles import IN_MEMBER_EVENTS, delete_profile_field, get_profile, set_profile_field
 from shared.storage.engine.pool import Database
+from workers.client_api.people.elsewhere import ask_server
 from workers.client_api.people.present_users import PresentUsers
 
 MAX_PROFILE_BYTES = 65_535  # the spec: the whole profile must be under 64 KiB
@@ -36,10 +39,16 @@ class MemberProfiles(Protocol):
 
 class Profiles:
     def __init__(
-        self, server_name: str, database: Database, members: MemberProfiles, present_users: PresentUsers | None
+        self,
+        server_name: str,
+        database: Database,
+        members: MemberProfiles,
+        present_users: PresentUsers | None,
+        ask: Ask[ProfileElsewhere, AnswerFromElsewhere] | None,
     ) -> None:
-        """present_users: None if presence is disabled."""
+        """present_users: None if presence is disabled. ask: asks other servers; None if this one talks to no others."""
         self._server_name = server_name
+        self._ask = ask
         self._database = database
         self._members = members
         self._present_users = present_users
@@ -56,7 +65,7 @@ class Profiles:
     )
     async def get_profile(self, request: Request) -> Response:
         """GET /profile/{userId}. Raises M_NOT_FOUND."""
-        return json_response(await self._profile(request.params["userId"]))
+        return json_response(await self._profile(request))
 
     @endpoint(
         name="get_profile_field",
@@ -74,7 +83,7 @@ class Profiles:
         `displayname` and `avatar_url` of a user without one are `{}`.
         """
         key = _check_key(request.params["keyName"])
-        profile = await self._profile(request.params["userId"])
+        profile = await self._profile(request, key)
         if key in profile:
             return json_response({key: profile[key]})
         if key in IN_MEMBER_EVENTS:
@@ -134,9 +143,13 @@ class Profiles:
                 await self._present_users.profile_changed(user_id)
             await self._members.profile_changed(user_id)
 
-    async def _profile(self, user_id: UserId) -> Mapping[str, Any]:
-        _, _, server = check_user_id(user_id).partition(":")
-        profile = await get_profile(self._database, user_id) if server == self._server_name else None
+    async def _profile(self, request: Request, field: str = "") -> Mapping[str, Any]:
+        """Return the profile of the user in the path. field: the only one that is needed, "" for all."""
+        user_id = check_user_id(request.params["userId"])
+        server = server_of(user_id)
+        if server != self._server_name:
+            return await ask_server(request, self._ask, server, ProfileElsewhere(user_id, field))
+        profile = await get_profile(self._database, user_id)
         if profile is None:
             raise not_found("There is no such profile")
         return profile

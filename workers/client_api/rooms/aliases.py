@@ -8,12 +8,21 @@ from typing import Literal
 import msgspec
 import orjson
 
+from replication.calls.fetches import AliasElsewhere, AnswerFromElsewhere
 from replication.calls.owner_calls import Ask
 from replication.calls.rooms import AliasRemoved, AliasToRemove
-from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
+from shared.core.errors import MatrixError, RemoteServerError, forbidden, invalid_param, not_found
 from shared.core.events.event import parse_event
 from shared.core.events.readers import power_levels_of
-from shared.core.identifiers import RoomId, UserId, check_room_id, parse_room_alias
+from shared.core.identifiers import (
+    RoomId,
+    UserId,
+    check_room_id,
+    is_room_id_of_hash,
+    is_room_id_with_server,
+    is_server_name,
+    parse_room_alias,
+)
 from shared.core.room_versions import get_room_version
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Requester, Response, empty_response, json_response
@@ -24,6 +33,7 @@ from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms import aliases
 from shared.storage.rooms.aliases import Alias, UserInRoom
+from workers.client_api.people.elsewhere import ask_server
 
 _CANONICAL_ALIAS, _CREATE, _POWER_LEVELS = "m.room.canonical_alias", "m.room.create", "m.room.power_levels"
 _HISTORY_VISIBILITY = "m.room.history_visibility"
@@ -46,8 +56,13 @@ class Directory:
         remove_alias: Ask[AliasToRemove, AliasRemoved],
         clock: Clock,
         quotas: UserQuotas,
+        ask: Ask[AliasElsewhere, AnswerFromElsewhere] | None,
     ) -> None:
-        """remove_alias: removes an alias from the canonical and alternative aliases of a room."""
+        """remove_alias: removes an alias from the canonical and alternative aliases of a room.
+
+        ask: asks other servers; None if this one talks to no others.
+        """
+        self._ask = ask
         self._server_name = server_name
         self._database = database
         self._remove_alias = remove_alias
@@ -66,7 +81,11 @@ class Directory:
     )
     async def get_room_by_alias(self, request: Request) -> Response:
         """GET /directory/room/{roomAlias}. Raises M_INVALID_PARAM, M_NOT_FOUND."""
-        alias = await self._find(request.params["roomAlias"])
+        text = request.params["roomAlias"]
+        server = parse_room_alias(text)[1]
+        if server != self._server_name:
+            return await self._ask_elsewhere(request, server, text)
+        alias = await self._find(text)
         others = await aliases.list_other_servers(self._database, alias.room_nid, _MAX_SERVERS)
         return json_response({"room_id": alias.room_id, "servers": [self._server_name, *others]})
 
@@ -193,6 +212,16 @@ class Directory:
         """GET /joined_rooms."""
         rooms = await aliases.list_joined_rooms(self._database, request.user.user_id)
         return json_response({"joined_rooms": rooms})
+
+    async def _ask_elsewhere(self, request: Request, server: str, alias: str) -> Response:
+        answer = await ask_server(request, self._ask, server, AliasElsewhere(alias))
+        room_id, servers = answer.get("room_id"), answer.get("servers")
+        if not isinstance(room_id, str) or not (is_room_id_with_server(room_id) or is_room_id_of_hash(room_id)):
+            raise RemoteServerError(f"{server} answered without a room id")
+        given = servers if isinstance(servers, list) else []
+        named = [each for each in given if isinstance(each, str) and is_server_name(each)]
+        # The server itself first: it knows the room, whatever it says.
+        return json_response({"room_id": room_id, "servers": list(dict.fromkeys([server, *named]))[:_MAX_SERVERS]})
 
     async def _find(self, text: str) -> Alias:
         _, server = parse_room_alias(text)

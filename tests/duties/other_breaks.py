@@ -50,6 +50,23 @@ async def _true_later(present: Any, *args: Any, **kwargs: Any) -> bool:
     return True
 
 
+def _zero(present: Any, *args: Any, **kwargs: Any) -> float:
+    return 0.0
+
+
+def _unsigned(present: Any, obj: Any, *args: Any) -> Any:
+    return obj
+
+
+def _without_old_keys(present: Any, server_name: str, keys: Any, old_keys: Any, valid_until_ms: int) -> Any:
+    return present(server_name, keys, [], valid_until_ms)
+
+
+def _to_any_certificate(present: Any, requests: Any, *args: Any, **kwargs: Any) -> Any:
+    requests._client._tls.check_hostname = False
+    return present(requests, *args, **kwargs)
+
+
 def _no_changes(present: Any, *args: Any) -> Any:
     return {}
 
@@ -396,6 +413,26 @@ OTHER_BREAKS = (
           _SYNC + "test_unread.py::test_own_events_redactions_and_rejoins"),
     Break("D123b", "workers.client_api.rooms.typing_notices:get_user_in_room", around(_is_always_joined),
           _API + "test_reading.py::test_typing_ends_after_its_timeout"),
+    Break("D133", "shared.federation.discovery:SRV_SERVICES", instead(()),
+          "tests/federation/test_discovery.py::test_well_known_delegates"),
+    Break("D134", "shared.federation.discovery:no_well_known_lifetime_s", around(_zero),
+          "tests/federation/test_discovery.py::test_failures_are_kept_briefly_and_an_outage_does_not_move_a_server"),
+    Break("D135", "shared.federation.requests:ServerRequests.open", around(_to_any_certificate),
+          "tests/federation/test_requests.py::test_certificate_of_the_machine_is_not_enough"),
+    Break("D136", "shared.federation.request_check:check_request_signature", around(_nothing),
+          "tests/workers/federation_reader/test_request_check.py::test_request_that_is_not_rightly_signed_is_refused"),
+    Break("D137", "workers.federation_reader.own_server:build_server_keys", around(_without_old_keys),
+          "tests/workers/federation_reader/test_own_keys.py::test_keys_are_signed_by_each_and_renewed"),
+    Break("D138", "workers.federation_reader.key_notary:sign_json", around(_unsigned),
+          "tests/workers/federation_reader/test_key_notary.py::test_keys_are_fetched_and_signed_by_both"),
+    Break("D139", "workers.federation_reader.key_notary:_is_fresh", around(_true),
+          "tests/workers/federation_reader/test_key_notary.py"
+          "::test_keys_are_fetched_again_when_they_should_be_valid_for_longer"),
+    Break("D182", "workers.federation_reader.queries:get_profile", around(_nothing_later),
+          "tests/workers/federation_reader/test_queries.py::test_profile_is_answered_whole_or_by_field"),
+    Break("D183", "workers.client_api.rooms.aliases:ask_server", around(_empty_later),
+          "tests/workers/federation_reader/test_asking_elsewhere.py"
+          "::test_alias_comes_from_its_server_which_is_named_first"),
 )  # fmt: skip
 
 #: Duties that no small change breaks alone -> the reason.

@@ -3,8 +3,8 @@
 A federation_reader drains the rooms of its slots of the kind `fetches`. Rooms take turns by deficit round robin: a room
 spends a quantum of cost in each turn, and a delivery that took long is charged to its next turns. A room has one
 delivery and one fetch at most. So a slow room holds one place until its delivery ends. Afterwards it uses
-`slow_places`, until it is quick again. Live PDUs come before history, which has few places. Each server has a limit of
-deliveries and fetches.
+`slow_places`, until it is quick again. Slow servers share `slow_fetches` in the same way. Live PDUs come before
+history, which has few places. Each server has a limit of deliveries and fetches.
 
 If predecessors are missing, the PDUs of that room wait for one fetch: some rounds of missing events, then the state,
 from the servers that sent the waiting PDUs, one after the other. If none of them helps, the PDUs are put off. Nothing
@@ -110,6 +110,8 @@ class _Fetch:
     room: _Room
     peer: ServerName
     kind: FetchKind
+    is_slow: bool
+    started_ms: int
 
 
 class Draining:
@@ -129,6 +131,8 @@ class Draining:
         self._fetches: dict[int, _Fetch] = {}
         self._fetch_waits: dict[ServerName, deque[_Room]] = {}
         self._fetches_of: Counter[ServerName] = Counter()
+        self._slow_peers: dict[ServerName, None] = {}
+        self._slow_fetches = 0
         self._number = 0
         self._timers: list[tuple[int, int]] = []
         self._find_at_ms: int | None = None
@@ -467,7 +471,7 @@ class Draining:
         limits = self._limits
         for peer in list(self._fetch_waits):
             waits = self._fetch_waits[peer]
-            while waits and len(self._fetches) < limits.fetches and self._fetches_of[peer] < limits.fetches_per_peer:
+            while waits and self._may_fetch_from(peer):
                 room = waits.popleft()
                 room.is_fetch_queued = False
                 if self._rooms.get(room.number) is room and room.waiting and not room.is_fetching:
@@ -478,6 +482,12 @@ class Draining:
             if len(self._fetches) >= limits.fetches:
                 return
 
+    def _may_fetch_from(self, peer: ServerName) -> bool:
+        limits = self._limits
+        if len(self._fetches) >= limits.fetches or self._fetches_of.get(peer, 0) >= limits.fetches_per_peer:
+            return False
+        return peer not in self._slow_peers or self._slow_fetches < limits.slow_fetches
+
     def _start_fetch(self, room: _Room, peer: ServerName, now_ms: int, actions: list[DrainAction]) -> None:
         if room.gap_since_ms is None:
             room.gap_since_ms = now_ms
@@ -485,7 +495,9 @@ class Draining:
         kind = FetchKind.STATE if is_long else FetchKind.MISSING_EVENTS
         room.is_fetching = True
         self._number += 1
-        self._fetches[self._number] = _Fetch(room=room, peer=peer, kind=kind)
+        is_slow = peer in self._slow_peers
+        self._slow_fetches += is_slow
+        self._fetches[self._number] = _Fetch(room=room, peer=peer, kind=kind, is_slow=is_slow, started_ms=now_ms)
         self._fetches_of[peer] += 1
         positions = tuple(sorted(room.waiting))
         actions.append(Fetch(fetch=self._number, room=room.number, peer=peer, kind=kind, positions=positions))
@@ -494,6 +506,12 @@ class Draining:
         fetch = self._fetches.pop(event.fetch, None)
         if fetch is None:
             return
+        self._slow_fetches -= fetch.is_slow
+        self._slow_peers.pop(fetch.peer, None)
+        if now_ms - fetch.started_ms > self._limits.slow_fetch_ms:
+            self._slow_peers[fetch.peer] = None
+            if len(self._slow_peers) > self._limits.slow_peers:
+                del self._slow_peers[next(iter(self._slow_peers))]
         self._fetches_of[fetch.peer] -= 1
         if not self._fetches_of[fetch.peer]:
             del self._fetches_of[fetch.peer]

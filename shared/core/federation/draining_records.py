@@ -18,12 +18,15 @@ class DrainLimits:
     history_places: deliveries of history at once, of `places`.
     places_per_peer: deliveries at once with PDUs of one server.
     fetches: fetches at once.
+    slow_fetches: fetches at once, of `fetches`, from servers whose latest fetch was slow.
     fetches_per_peer: fetches at once from one server.
     batch: PDUs in one delivery.
     quantum: the cost that a room may spend in each of its turns. At least the greatest cost of a PDU.
     longest_debt: the most that a delivery dearer than expected takes from the room's next turns.
     cost_per_ms: the cost of each ms that a delivery takes.
     slow_ms: a delivery that takes longer makes its room a slow one.
+    slow_fetch_ms: a fetch that takes longer makes its server a slow one.
+    slow_peers: slow servers that are remembered.
     window: PDUs of one room in memory. Further ones are read when it is their turn.
     rooms: rooms in memory. Further ones are read when there is room.
     missing_rounds, missing_ms: after this many requests for missing events, or this long, the state is fetched.
@@ -36,12 +39,15 @@ class DrainLimits:
     history_places: int = 2
     places_per_peer: int = 4
     fetches: int = 32
+    slow_fetches: int = 16
     fetches_per_peer: int = 4
     batch: int = 50
     quantum: int = 131_072
     longest_debt: int = 1_310_720
     cost_per_ms: int = 1_024
     slow_ms: int = 1_000
+    slow_fetch_ms: int = 2_000
+    slow_peers: int = 1_000
     window: int = 100
     rooms: int = 5_000
     missing_rounds: int = 3

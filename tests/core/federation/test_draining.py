@@ -21,6 +21,7 @@ SMALL = DrainLimits(
     history_places=1,
     places_per_peer=2,
     fetches=2,
+    slow_fetches=1,
     fetches_per_peer=1,
     batch=3,
     quantum=4_000,
@@ -241,6 +242,29 @@ def test_a_fetch_that_takes_long_holds_no_other_room() -> None:
     assert [(one.room, one.peer) for one in world.fetches.values()] == [(1, "slow"), (7, "quick")]
     world.stage(8, "slow")
     assert world.started[-1].room == 8
+    world.settle()
+
+
+def test_servers_that_do_not_answer_leave_places_for_fetches_from_others() -> None:
+    world = DrainWorld(DrainLimits(fetches=4, slow_fetches=2))
+    world.database_works()
+
+    def lacks_events(room: int, peer: str) -> None:
+        world.stage(room, peer)
+        world.answer(world.started[-1].delivery, Outcome.MISSING)
+
+    for number in range(20):
+        lacks_events(number, f"dead{number}")
+    for _ in range(5):  # each of the 20 holds a place once, as nobody knew that it is dead
+        world.advance(10_000)
+        for fetch in list(world.fetches):
+            world.end_fetch(fetch, helped=False)
+    world.advance(10_000)
+    for number in range(100, 110):
+        lacks_events(number, f"quick{number}")
+        assert world.fetched[-1].room == number
+        world.end_fetch(world.fetched[-1].fetch, helped=True)
+        world.answer(world.started[-1].delivery, Outcome.FINAL)
     world.settle()
 
 

@@ -34,17 +34,15 @@ save are sent twice, which the peer sees by their event or message ids.
 - At most one transaction is in flight. Until the peer answers 200, a repeat is equal to it, and has its id.
 - A line is live (its items are in `_pdus` or `_edus`), or behind (it is in `_behind`, or in the database alone), or
   neither. It is never both, so its items leave in order.
-- All items of a line below `_Behind.first` were delivered, or replaced by later ones.
+- All items of a line below `Behind.first` were delivered, or replaced by later ones.
 - The memory is bounded by `QueueLimits`, and by the lines that fell behind since the last save.
 """
 
-import hashlib
-from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from shared.core.federation.back_off import wait_ms
+from shared.core.federation.catch_up import Behind, Plan, Ready, build_transaction, choose_requests, ready_items
 from shared.core.federation.destination_records import (
     MAX_EDUS,
     MAX_PDUS,
@@ -80,54 +78,12 @@ from shared.core.federation.destination_records import (
 )
 from shared.core.identifiers import ServerName
 
-#: Extremities of one room. Dummy events keep their number below this.
-_MAX_EXTREMITIES = 20
 #: The wait after the database did not answer, or had nothing new.
 _READ_AGAIN_MS = 1_000
 #: Lines that were behind lately: the stream may still bring items that were read from the database.
 _MAX_CAUGHT_UP = 100
 
 _NOT_FAILING = FailingRow(failing_since_ms=None, retry_at_ms=None)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Plan:
-    """How a line is sent up to `last`.
-
-    sent: the ordinals of extremities that were delivered.
-    unsent: those of extremities that were read, and not delivered.
-    """
-
-    part: Part
-    last: int
-    sent: set[int] = field(default_factory=set)
-    unsent: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Behind:
-    """A line that is behind.
-
-    first: every ordinal below it was delivered.
-    last: the greatest ordinal that may have to be sent.
-    exact: False if the database may have a row with a lower `first`.
-    served: items sent, to take turns.
-    plan: None for all items.
-    """
-
-    first: int
-    last: int
-    exact: bool
-    served: int
-    plan: _Plan | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class _Ready:
-    """An item that was read. through: what is delivered of its line with it, None for an extremity."""
-
-    item: Item
-    through: int | None
 
 
 class DestinationQueue:
@@ -145,16 +101,16 @@ class DestinationQueue:
         self._edus: dict[str, Item] = {}
         # In flight, or to be repeated.
         self._transaction: Transaction | None = None
-        self._sent: tuple[_Ready, ...] = ()
+        self._sent: tuple[Ready, ...] = ()
         self._sent_lines: frozenset[Line] = frozenset()
         self._attempt = 0
         self._is_in_flight = False
         # What is behind.
-        self._behind: dict[Line, _Behind] = {}
+        self._behind: dict[Line, Behind] = {}
         self._rows_elsewhere = False
         self._forgot_since_read = False
-        self._ready_pdus: deque[_Ready] = deque()
-        self._ready_edus: deque[_Ready] = deque()
+        self._ready_pdus: deque[Ready] = deque()
+        self._ready_edus: deque[Ready] = deque()
         self._caught_up: dict[Line, int] = {}
         self._served = 0
         # The read under way.
@@ -297,7 +253,7 @@ class DestinationQueue:
         assert item.line is not None
         behind = self._behind.get(item.line)
         if behind is None:
-            self._behind[item.line] = _Behind(first=item.ordinal, last=item.ordinal, exact=exact, served=self._served)
+            self._behind[item.line] = Behind(first=item.ordinal, last=item.ordinal, exact=exact, served=self._served)
             self._unsaved.add(item.line)
         else:
             behind.last = max(behind.last, item.ordinal)
@@ -331,7 +287,7 @@ class DestinationQueue:
         edus += [self._ready_edus.popleft() for _ in range(min(len(self._ready_edus), MAX_EDUS - live_edus))]
         self._sent = (*pdus, *edus)
         self._sent_lines = frozenset(ready.item.line for ready in self._sent if ready.item.line is not None)
-        self._transaction = _transaction(self.server, [one.item for one in pdus], [one.item for one in edus])
+        self._transaction = build_transaction(self.server, [one.item for one in pdus], [one.item for one in edus])
 
     def _delivered(self, event: Delivered, now_ms: int) -> Sequence[QueueAction]:
         if self._transaction is None or event.attempt != self._attempt:
@@ -450,33 +406,11 @@ class DestinationQueue:
             actions.append(FindLines(read=self._read, limit=self._limits.lines))
 
     def _choose(self) -> tuple[LineRequest, ...]:
-        """Return what to read for one transaction: from the lines that were served least, small ones first."""
-        candidates = [
-            (behind.served, behind.last - behind.first, str(line), line)
-            for line, behind in self._behind.items()
-            if behind.exact and line not in self._sent_lines
-        ]
-        candidates.sort()
-        left = {True: MAX_PDUS, False: MAX_EDUS}
-        requests: list[LineRequest] = []
-        for served, _, _, line in candidates:
-            behind, is_room = self._behind[line], isinstance(line, int)
-            if not left[is_room]:
-                continue
-            if not requests:
-                self._served = served
-            part = behind.plan.part if behind.plan else Part.ALL
-            limit = min(left[is_room], behind.last - behind.first + 1)
-            if part is Part.EXTREMITIES:
-                if left[is_room] < _MAX_EXTREMITIES:
-                    continue
-                limit = _MAX_EXTREMITIES
-            left[is_room] -= limit
-            last = behind.plan.last if behind.plan else None
-            requests.append(LineRequest(line=line, part=part, first=behind.first, last=last, limit=limit))
-            if not any(left.values()):
-                break
-        return tuple(requests)
+        waiting = {line: behind for line, behind in self._behind.items() if line not in self._sent_lines}
+        requests = choose_requests(waiting)
+        if requests:
+            self._served = waiting[requests[0].line].served
+        return requests
 
     def _lines_read(self, event: LinesRead, now_ms: int) -> Sequence[QueueAction]:
         if self._requests is None or event.read != self._read:
@@ -489,26 +423,26 @@ class DestinationQueue:
                 is_news = self._take_page(behind, request, page) or is_news
         return self._after_read(now_ms, is_news=is_news)
 
-    def _take_page(self, behind: _Behind, request: LineRequest, page: LinePage) -> bool:
+    def _take_page(self, behind: Behind, request: LineRequest, page: LinePage) -> bool:
         """Take in a page. Returns False if it brought nothing."""
         if isinstance(page.line, int) and request.part is Part.ALL:
             if not page.joined:
-                behind.plan = _Plan(part=Part.MEMBERSHIPS, last=max(page.last, behind.first))
+                behind.plan = Plan(part=Part.MEMBERSHIPS, last=max(page.last, behind.first))
                 return True
             if page.missed > self._limits.all_missed:
-                behind.plan = _Plan(part=Part.EXTREMITIES, last=max(page.last, behind.first))
+                behind.plan = Plan(part=Part.EXTREMITIES, last=max(page.last, behind.first))
                 return True
         if request.part is Part.EXTREMITIES:
             assert isinstance(page.line, int)
             plan = behind.plan
             assert plan is not None
             items = [item for item in page.items if item.ordinal not in plan.sent]
-            self._ready_pdus.extend(_Ready(item, None) for item in items)
+            self._ready_pdus.extend(Ready(item, None) for item in items)
             plan.unsent = {item.ordinal for item in items}
             if not items:
                 plan.part = Part.STATE
             return True
-        ready = _ready(page, behind.plan.sent if behind.plan else ())
+        ready = ready_items(page, behind.plan.sent if behind.plan else ())
         if not page.more and not ready:
             first = behind.first
             self._settle(page.line, page.last)
@@ -543,7 +477,7 @@ class DestinationQueue:
             if first > newest:
                 self._unsaved.add(line)
                 return True
-            self._behind[line] = _Behind(first=first, last=newest, exact=True, served=self._served)
+            self._behind[line] = Behind(first=first, last=newest, exact=True, served=self._served)
             return True
         if behind.exact:
             return False
@@ -565,7 +499,7 @@ class DestinationQueue:
         self._read_not_before_ms = now_ms + _READ_AGAIN_MS
         return (*self._next(now_ms), WakeAt(at_ms=max(self._read_not_before_ms, self._not_before_ms)))
 
-    def _plan(self, line: Line) -> _Plan | None:
+    def _plan(self, line: Line) -> Plan | None:
         behind = self._behind.get(line)
         return None if behind is None else behind.plan
 
@@ -638,30 +572,5 @@ class DestinationQueue:
         return FailingRow(failing_since_ms=self.failing_since_ms, retry_at_ms=self._not_before_ms)
 
 
-def _live(item: Item) -> _Ready:
-    return _Ready(item, item.ordinal)
-
-
-def _ready(page: LinePage, sent: Iterable[int]) -> list[_Ready]:
-    """Return the items of a page, without those that were sent, each with what is delivered of the line with it."""
-    ready: list[_Ready] = []
-    through = page.items[-1].ordinal if page.more and page.items else page.last
-    for item in reversed(page.items):
-        if item.ordinal not in sent:
-            ready.append(_Ready(item, through))
-            through = item.ordinal - 1
-    ready.reverse()
-    return ready
-
-
-def _transaction(server: ServerName, pdus: Sequence[Item], edus: Sequence[Item]) -> Transaction:
-    """Return the transaction with these items.
-
-    Its time is part of the id: a user who types again makes an EDU with the same content.
-    """
-    at_ms = max(item.at_ms for item in (*pdus, *edus))
-    parts = (server, str(at_ms), *(item.content_id for item in pdus), "", *(item.content_id for item in edus))
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=18).digest()
-    return Transaction(
-        transaction_id=urlsafe_b64encode(digest).decode(), origin_server_ts=at_ms, pdus=tuple(pdus), edus=tuple(edus)
-    )
+def _live(item: Item) -> Ready:
+    return Ready(item, item.ordinal)

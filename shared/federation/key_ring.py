@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from shared.cache.byte_budget import ByteBudgetCache
-from shared.core.errors import RemoteServerError, SignatureError
+from shared.core.errors import MatrixError, RemoteServerError, SignatureError
 from shared.core.event_checks.signatures import Keys, RequiredSignature, VerifyKey
 from shared.core.federation.published_keys import PublishedKeys, parse_published_keys
 from shared.core.identifiers import ServerName
@@ -19,6 +19,7 @@ from shared.federation.requests import ServerRequests
 from shared.http.outside.client import OutsideLimits
 from shared.metrics.federation import FederationMetrics
 from shared.runtime.clock import Clock
+from shared.runtime.fair_shares import FairShares
 from shared.storage.engine.pool import Database
 from shared.storage.federation import server_keys as storage
 
@@ -28,8 +29,12 @@ _LIMITS = OutsideLimits(connect_s=10.0, first_byte_s=15.0, total_s=25.0, body_by
 _NOTARY_LIMITS = OutsideLimits(connect_s=10.0, first_byte_s=20.0, total_s=30.0, body_bytes=4 << 20)
 #: Servers in one question to a notary.
 _MOST_PER_QUESTION = 100
-#: Fetches under way at a time, all servers together.
-_MOST_FETCHES = 50
+#: Fetches under way at a time, of all askers and of one; and those of one asker that wait.
+_MOST_FETCHES = 100
+_MOST_FETCHES_OF_ONE = 8
+_MOST_WAITING_OF_ONE = 40
+#: A fetch that has waited for its turn for so long has no asker any more.
+_PATIENCE_S = 15.0
 _FIRST_RETRY_MS = 60_000
 _LONGEST_RETRY_MS = 24 * 3_600_000
 #: A server that just sent us something is asked in spite of its failures, but not more often.
@@ -69,18 +74,26 @@ class KeyRing:
         self._notaries = [name for name in notaries if name != server_name]
         self._cache: ByteBudgetCache[_Pair, VerifyKey] = ByteBudgetCache(cache_bytes)
         self._fetches: dict[ServerName, asyncio.Task[None]] = {}
-        self._turns = asyncio.Semaphore(_MOST_FETCHES)
+        self._turns = FairShares(
+            "look-ups of keys",
+            _MOST_FETCHES,
+            per_user=_MOST_FETCHES_OF_ONE,
+            waiting_per_user=_MOST_WAITING_OF_ONE,
+            patience_s=_PATIENCE_S,
+        )
 
     async def keys_for(
         self,
         required: Collection[RequiredSignature],
         *,
         timeout_s: float,
+        asker: str,
         heard_from: Collection[ServerName] = (),
     ) -> Keys:
         """Return (server, key id) -> key, of those keys that could be had in time.
 
         required: the signatures to verify. A key that was not valid at the required time is fetched again.
+        asker: the client address or server because of which the keys are needed. Each has a share of the fetches.
         heard_from: servers that just sent us something, so they are up.
         A fetch that takes longer goes on, and its result is there for the next caller.
         """
@@ -101,7 +114,7 @@ class KeyRing:
         heard = set(heard_from)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._fetch_all(lacking, heard)
+                await self._fetch_all(lacking, heard, asker)
                 found |= await self._known(lacking)
                 lacking = _lacking(lacking, found)
                 if lacking and self._notaries:
@@ -111,12 +124,15 @@ class KeyRing:
             logger.info("The keys of %s could not be had in time", ", ".join(sorted({r.server for r in lacking})[:10]))
         return _as_keys(found)
 
-    async def published(self, servers: Sequence[ServerName], *, timeout_s: float) -> None:
-        """Fetch the keys of these servers into the database, for a server that asks us as a notary."""
+    async def published(self, servers: Sequence[ServerName], *, timeout_s: float, asker: str) -> None:
+        """Fetch the keys of these servers into the database, for somebody who asks us as a notary.
+
+        asker: their address. They have a share of the fetches, so some servers may be left out.
+        """
         required = [RequiredSignature(server, frozenset({"ed25519:"}), None) for server in servers]
         try:
             async with asyncio.timeout(timeout_s):
-                await self._fetch_all(required, set())
+                await self._fetch_all(required, set(), asker)
         except TimeoutError:
             logger.info("Not all of the keys that a notary was asked for could be had in time")
 
@@ -139,7 +155,7 @@ class KeyRing:
             self._cache.put(pair, key, _KEY_BYTES)
         return keys
 
-    async def _fetch_all(self, lacking: Iterable[RequiredSignature], heard: set[ServerName]) -> None:
+    async def _fetch_all(self, lacking: Iterable[RequiredSignature], heard: set[ServerName], asker: str) -> None:
         """Ask each server for its keys, unless it failed not long ago. Equal questions at the same time are one."""
         servers = {each.server for each in lacking} - {self._server_name}
         failed = await storage.get_key_failures(self._database, servers)
@@ -153,7 +169,8 @@ class KeyRing:
                     continue
             task = self._fetches.get(server)
             if task is None:
-                task = asyncio.create_task(self._fetch_or_note(server, 0 if failure is None else failure.failures))
+                failures = 0 if failure is None else failure.failures
+                task = asyncio.create_task(self._fetch_in_turn(server, failures, asker))
                 self._fetches[server] = task
                 task.add_done_callback(partial(self._forget, server))
             tasks.append(task)
@@ -163,20 +180,31 @@ class KeyRing:
     def _forget(self, server: ServerName, _: "asyncio.Task[None]") -> None:
         self._fetches.pop(server, None)
 
+    async def _fetch_in_turn(self, server: ServerName, failures: int, asker: str) -> None:
+        try:
+            await self._turns.take(asker)
+        except MatrixError:
+            # The asker wants too much. That says nothing about the server, so nothing is stored.
+            self._metrics.key_fetches.labels("server", "refused").inc()
+            return
+        try:
+            await self._fetch_or_note(server, failures)
+        finally:
+            self._turns.give(asker)
+
     async def _fetch_or_note(self, server: ServerName, failures: int) -> None:
-        async with self._turns:
-            try:
-                await self.fetch(server)
-                self._metrics.key_fetches.labels("server", "ok").inc()
-                return
-            except RemoteServerError as error:
-                self._metrics.key_fetches.labels("server", "failed").inc()
-                logger.info("The keys of %s could not be had: %s", server, error)
-            now_ms = self._clock.now_ms()
-            failure = storage.KeyFailure(
-                failures=failures + 1, failed_ms=now_ms, retry_at_ms=now_ms + _pause_ms(failures + 1)
-            )
-            await storage.store_key_failure(self._database, server, failure)
+        try:
+            await self.fetch(server)
+            self._metrics.key_fetches.labels("server", "ok").inc()
+            return
+        except RemoteServerError as error:
+            self._metrics.key_fetches.labels("server", "failed").inc()
+            logger.debug("The keys of %s could not be had: %s", server, error)
+        now_ms = self._clock.now_ms()
+        failure = storage.KeyFailure(
+            failures=failures + 1, failed_ms=now_ms, retry_at_ms=now_ms + _pause_ms(failures + 1)
+        )
+        await storage.store_key_failure(self._database, server, failure)
 
     async def _ask_notaries(self, lacking: Sequence[RequiredSignature]) -> None:
         """Ask one notary after the other for what is still lacking."""

@@ -1,5 +1,6 @@
 """The check of the signatures of other servers. Spec: server-server API, "Request Authentication"."""
 
+from shared.core.addresses import address_key
 from shared.core.canonical_json import decode_json_exactly
 from shared.core.errors import EventFormatError, MatrixError, SignatureError
 from shared.core.event_checks.signatures import RequiredSignature
@@ -51,7 +52,12 @@ class RequestCheck:
         signature = self._named(request)
         now_ms = self._clock.now_ms()
         required = RequiredSignature(signature.origin, frozenset({signature.key_id}), now_ms)
-        keys = await self._keys.keys_for([required], timeout_s=_KEY_TIMEOUT_S, heard_from=[signature.origin])
+        keys = await self._keys.keys_for(
+            [required],
+            timeout_s=_KEY_TIMEOUT_S,
+            asker=address_key(request.client_address),
+            heard_from=[signature.origin],
+        )
         key = keys.get((signature.origin, signature.key_id))
         if key is None or not key.was_valid_at(now_ms):
             raise _unauthorized(f"{signature.origin} has no valid key {signature.key_id}, or it could not be had")

@@ -75,6 +75,8 @@ class _Connection(HttpToolsProtocol):
         connection: ConnectionState = self.app_state["connection"]
         connection.lose()
         super().connection_lost(exc)
+        # uvicorn leaves the timer of a connection that was reset, and the timer keeps the connection for two minutes.
+        self._unset_keepalive_if_required()
 
     def send_400_response(self, msg: str) -> None:
         body = error_body(MatrixError("M_UNKNOWN", "The request is not valid HTTP"))

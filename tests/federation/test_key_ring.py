@@ -47,13 +47,19 @@ class Servers:
 
     def ring(self, notaries: Sequence[ServerName] = ()) -> KeyRing:
         own = {_KEY.key_id: VerifyKey(_KEY.verify_key, valid_until_ts=1 << 50)}
-        metrics = FederationMetrics(CollectorRegistry())
+        self._registry = CollectorRegistry()
+        metrics = FederationMetrics(self._registry)
         self.rings.append(
             KeyRing(
                 _OWN, own, self._database, self._requests, self.clock, metrics, notaries=notaries, cache_bytes=1 << 20
             )
         )
         return self.rings[-1]
+
+    def refused_fetches(self) -> float:
+        """Return how many fetches the newest ring refused, since their asker wanted too much."""
+        labels = {"asked": "server", "outcome": "refused"}
+        return self._registry.get_sample_value("skep_server_key_fetches_total", labels) or 0.0
 
     def keys(self, key: SigningKey = _PEER_KEY, for_s: float = _DAY_S, name: str = _PEER) -> dict[str, Any]:
         """Return an answer with this key, valid for some time from now."""
@@ -89,25 +95,25 @@ async def test_keys_are_asked_for_once_and_outlive_the_process(servers: Servers)
     async with servers.world.peer(_PEER, lambda _: (200, servers.keys())) as peer:
         ring = servers.ring()
         for _ in range(3):
-            found = await ring.keys_for(servers.needed(), timeout_s=5)
+            found = await ring.keys_for(servers.needed(), timeout_s=5, asker="a")
             assert found[_PEER, _K1].key == _PEER_KEY.verify_key
-        assert (await servers.ring().keys_for(servers.needed(), timeout_s=5))[_PEER, _K1]
+        assert (await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a"))[_PEER, _K1]
         assert peer.asked(_KEYS_PATH) == 1
 
 
 async def test_own_keys_need_no_question(servers: Servers) -> None:
     needed = servers.needed(_KEY.key_id, server=_OWN)
-    assert (await servers.ring().keys_for(needed, timeout_s=5))[_OWN, _KEY.key_id].key == _KEY.verify_key
+    assert (await servers.ring().keys_for(needed, timeout_s=5, asker="a"))[_OWN, _KEY.key_id].key == _KEY.verify_key
 
 
 async def test_key_is_asked_for_again_when_its_validity_is_over(servers: Servers) -> None:
     async with servers.world.peer(_PEER, lambda _: (200, servers.keys(for_s=3600))) as peer:
         ring = servers.ring()
-        await ring.keys_for(servers.needed(), timeout_s=5)
+        await ring.keys_for(servers.needed(), timeout_s=5, asker="a")
         servers.clock.advance(3601)
-        await ring.keys_for(servers.needed(at_s=None), timeout_s=5)  # old room versions take any key
+        await ring.keys_for(servers.needed(at_s=None), timeout_s=5, asker="a")  # old room versions take any key
         assert peer.asked(_KEYS_PATH) == 1
-        found = await ring.keys_for(servers.needed(), timeout_s=5)
+        found = await ring.keys_for(servers.needed(), timeout_s=5, asker="a")
         assert found[_PEER, _K1].was_valid_at(servers.clock.now_ms())
         assert peer.asked(_KEYS_PATH) == 2
 
@@ -119,7 +125,7 @@ async def test_equal_questions_at_the_same_time_are_one(servers: Servers) -> Non
 
     async with servers.world.peer(_PEER, slow) as peer:
         ring = servers.ring()
-        found = await asyncio.gather(*(ring.keys_for(servers.needed(), timeout_s=5) for _ in range(20)))
+        found = await asyncio.gather(*(ring.keys_for(servers.needed(), timeout_s=5, asker="a") for _ in range(20)))
         assert all((_PEER, _K1) in each for each in found)
         assert peer.asked(_KEYS_PATH) == 1
 
@@ -133,9 +139,9 @@ async def test_slow_server_holds_up_nobody_and_its_answer_is_not_lost(servers: S
 
     async with servers.world.peer(_PEER, slow) as peer:
         ring = servers.ring()
-        assert (_PEER, _K1) not in await ring.keys_for(servers.needed(), timeout_s=0.2)
+        assert (_PEER, _K1) not in await ring.keys_for(servers.needed(), timeout_s=0.2, asker="a")
         go_on.set()
-        assert (_PEER, _K1) in await ring.keys_for(servers.needed(), timeout_s=10)
+        assert (_PEER, _K1) in await ring.keys_for(servers.needed(), timeout_s=10, asker="a")
         assert peer.asked(_KEYS_PATH) == 1
 
 
@@ -143,19 +149,21 @@ async def test_failure_is_remembered_by_all_processes(servers: Servers) -> None:
     working: list[bool] = []
     async with servers.world.peer(_PEER, lambda _: (200, servers.keys()) if working else (500, b"")) as peer:
         for _ in range(3):
-            assert (_PEER, _K1) not in await servers.ring().keys_for(servers.needed(), timeout_s=5)
+            assert (_PEER, _K1) not in await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a")
         assert peer.asked(_KEYS_PATH) == 1
         servers.clock.advance(80)
-        await servers.ring().keys_for(servers.needed(), timeout_s=5)
-        await servers.ring().keys_for(servers.needed(), timeout_s=5)
+        await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a")
+        await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a")
         assert peer.asked(_KEYS_PATH) == 2
         servers.clock.advance(80)  # the second pause is longer
-        await servers.ring().keys_for(servers.needed(), timeout_s=5)
+        await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a")
         assert peer.asked(_KEYS_PATH) == 2
 
         # A server that sends us something is up.
         working.append(True)
-        assert (_PEER, _K1) in await servers.ring().keys_for(servers.needed(), timeout_s=5, heard_from=[_PEER])
+        assert (_PEER, _K1) in await servers.ring().keys_for(
+            servers.needed(), timeout_s=5, asker="a", heard_from=[_PEER]
+        )
         assert peer.asked(_KEYS_PATH) == 3
 
 
@@ -163,7 +171,7 @@ async def test_server_that_sends_requests_with_unknown_keys_is_not_asked_each_ti
     async with servers.world.peer(_PEER, lambda _: (500, b"")) as peer:
         ring = servers.ring()
         for _ in range(5):
-            await ring.keys_for(servers.needed(), timeout_s=5, heard_from=[_PEER])
+            await ring.keys_for(servers.needed(), timeout_s=5, asker="a", heard_from=[_PEER])
         assert peer.asked(_KEYS_PATH) == 1
 
 
@@ -176,7 +184,7 @@ async def test_notary_answers_for_a_dead_server(servers: Servers) -> None:
         return 200, {"server_keys": [sign_json(servers.keys(), _NOTARY, _KEY)]}
 
     async with servers.world.peer(_NOTARY, notary) as peer:
-        found = await servers.ring([_NOTARY]).keys_for(servers.needed(), timeout_s=5)
+        found = await servers.ring([_NOTARY]).keys_for(servers.needed(), timeout_s=5, asker="a")
         assert found[_PEER, _K1].key == _PEER_KEY.verify_key
         assert peer.asked(_QUERY_PATH) == 1
 
@@ -191,7 +199,7 @@ async def test_next_notary_is_asked_when_one_fails_or_lies(servers: Servers) -> 
         servers.world.peer(second, lambda _: (200, {"server_keys": [servers.keys()]})) as honest,
     ):
         dead = ServerName("dead.example")
-        found = await servers.ring([dead, _NOTARY, second]).keys_for(servers.needed(), timeout_s=8)
+        found = await servers.ring([dead, _NOTARY, second]).keys_for(servers.needed(), timeout_s=8, asker="a")
         assert found[_PEER, _K1].key == _PEER_KEY.verify_key
         assert (lying.asked(_QUERY_PATH), honest.asked(_QUERY_PATH)) == (1, 1)
         assert ("other.example", _K1) not in found
@@ -200,10 +208,10 @@ async def test_next_notary_is_asked_when_one_fails_or_lies(servers: Servers) -> 
 async def test_known_key_never_gets_other_bytes(servers: Servers) -> None:
     answers = [servers.keys(for_s=10)]
     async with servers.world.peer(_PEER, lambda _: (200, answers[-1])):
-        await servers.ring().keys_for(servers.needed(), timeout_s=5)
+        await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a")
         servers.clock.advance(20)
         answers.append(servers.keys(generate_signing_key(b"t" * 32, "k1")))
-        found = await servers.ring().keys_for(servers.needed(), timeout_s=5)
+        found = await servers.ring().keys_for(servers.needed(), timeout_s=5, asker="a")
         assert found[_PEER, _K1].key == _PEER_KEY.verify_key
         assert not found[_PEER, _K1].was_valid_at(servers.clock.now_ms())
 
@@ -211,10 +219,34 @@ async def test_known_key_never_gets_other_bytes(servers: Servers) -> None:
 async def test_answers_are_kept_as_their_servers_signed_them(servers: Servers, postgres: TestDatabase) -> None:
     async with servers.world.peer(_PEER, lambda _: (200, servers.keys())):
         ring = servers.ring()
-        await ring.published([_PEER, ServerName("gone.example")], timeout_s=8)
+        await ring.published([_PEER, ServerName("gone.example")], timeout_s=8, asker="a")
     database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
     (answer,) = await get_signed_answers(database, [_PEER])
     assert answer.key_ids == {_K1}
     assert answer.valid_until_ms == servers.clock.now_ms() + _DAY_S * 1000
     assert b'"signatures":{"peer.example"' in answer.signed
     await database.close()
+
+
+async def test_one_asker_holds_up_no_other(servers: Servers) -> None:
+    never = asyncio.Event()
+
+    async def silent(_: PeerRequest) -> PeerAnswer:
+        await never.wait()
+        return 200, {}
+
+    async with (
+        servers.world.peer(_NOTARY, silent) as swallowing,
+        servers.world.peer(_PEER, lambda _: (200, servers.keys())),
+    ):
+        ring = servers.ring()
+        names = [ServerName(f"n{number}.example") for number in range(4_000)]
+        for name in names:
+            servers.world.lead(name, 8448, swallowing.port)
+        greedy = asyncio.create_task(ring.published(names, timeout_s=60, asker="greedy"))
+        await asyncio.sleep(0.5)
+        found = await ring.keys_for(servers.needed(), timeout_s=10, asker="honest")
+        assert (_PEER, _K1) in found
+        refused = servers.refused_fetches()
+        assert refused >= 4_000 - 100
+        greedy.cancel()

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from shared.core.addresses import address_key
 from shared.core.errors import MatrixError
 from shared.core.identifiers import ServerName, check_server_name
 from shared.core.signing.json_signatures import sign_json
@@ -73,7 +74,7 @@ class KeyNotary:
         """Return the keys of one server, an empty list if they cannot be had."""
         server = check_server_name(request.params["serverName"])
         least_ms = request.query_int("minimum_valid_until_ts", self._clock.now_ms())
-        return await self._answer({server: {request.params.get("keyId", ""): least_ms}})
+        return await self._answer({server: {request.params.get("keyId", ""): least_ms}}, request.client_address)
 
     @endpoint(
         name="query_keys_of_servers",
@@ -100,17 +101,22 @@ class KeyNotary:
                 check_server_name(server): {key_id: least_of(criteria) for key_id, criteria in by_key.items()}
                 or {"": now_ms}
                 for server, by_key in asked.items()
-            }
+            },
+            request.client_address,
         )
 
-    async def _answer(self, wanted: Mapping[ServerName, Mapping[str, int]]) -> Response:
-        """Return the answer. wanted: server -> key id -> least time until which it should be valid; "": any key."""
+    async def _answer(self, wanted: Mapping[ServerName, Mapping[str, int]], address: str) -> Response:
+        """Return the answer.
+
+        wanted: server -> key id -> least time until which it should be valid. The key id "" means any key.
+        address: of the asker.
+        """
         others = [server for server in wanted if server != self._server_name]
         stored = await get_signed_answers(self._database, others)
         now_ms = self._clock.now_ms()
         stale = [server for server in others if not _is_fresh(stored, server, wanted[server], now_ms)]
         if stale:
-            await self._keys.published(stale, timeout_s=_FETCH_TIMEOUT_S)
+            await self._keys.published(stale, timeout_s=_FETCH_TIMEOUT_S, asker=f"notary {address_key(address)}")
             stored = await get_signed_answers(self._database, others)
         answers: list[Any] = []
         if self._server_name in wanted:

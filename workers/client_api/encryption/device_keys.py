@@ -202,7 +202,8 @@ class DeviceKeys:
         method="POST",
         path="/_matrix/client/{version}/keys/claim",
         pool="client",
-        rate_limit=RateLimit.READ,
+        # A claim takes a key away from its owner, so nobody may make many.
+        rate_limit=RateLimit.ACCOUNT,
         share=Share.KEYS,
         spec="client-server-api/#post_matrixclientv3keysclaim",
     )

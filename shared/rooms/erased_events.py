@@ -18,8 +18,8 @@ from shared.storage.engine.pool import Database
 async def strip_erased(database: Database, room: RoomView, events: Sequence[TimelineEvent]) -> Sequence[TimelineEvent]:
     """Return the events with stripped copies of those that the reader may see in redacted form only.
 
-    `prev_content` is stripped in the same way. Reads the database only if the reader was not joined at one of the
-    events.
+    `prev_content` and `redacted_because` are stripped in the same way. Reads the database only if the reader was not
+    joined at one of these events.
     """
     view, since = room.view, room.view.joined_throughout_from
     seen_from_outside = [
@@ -35,7 +35,15 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
         and (since is None or event.previous.ordinal <= since)
         and value_before(view.memberships, event.previous.ordinal) != "join"
     ]
-    senders = {event.sender for event in seen_from_outside} | {previous.sender for _, previous in replaced}
+    redacted = [
+        (event, event.redacted_because)
+        for event in events
+        if event.redacted_because is not None
+        and (since is None or event.redacted_because.ordinal <= since)
+        and value_before(view.memberships, event.redacted_because.ordinal) != "join"
+    ]
+    senders = {event.sender for event in seen_from_outside}
+    senders |= {previous.sender for _, previous in replaced} | {redaction.sender for _, redaction in redacted}
     erased = await get_erased_users(database, senders)
     if not erased:
         return events
@@ -51,6 +59,11 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
             before = value_before(view.memberships, previous.ordinal)
             if _is_redacted(room, previous.ordinal, before, None, erased[previous.sender]):
                 copies.setdefault(event.event_nid, replace(event)).strip_previous(room.version)
+    for event, redaction in redacted:
+        if redaction.sender in erased:
+            before = value_before(view.memberships, redaction.ordinal)
+            if _is_redacted(room, redaction.ordinal, before, None, erased[redaction.sender]):
+                copies.setdefault(event.event_nid, replace(event)).strip_redaction()
     return [copies.get(event.event_nid, event) for event in events]
 
 
@@ -71,6 +84,11 @@ def strip_state(room: RoomView, erased: Mapping[UserId, int], event: TimelineEve
         before = value_before(room.view.memberships, previous.ordinal)
         if _is_redacted(room, previous.ordinal, before, None, erased[previous.sender]):
             event.strip_previous(room.version)
+    redaction = event.redacted_because
+    if redaction is not None and redaction.sender in erased:
+        before = value_before(room.view.memberships, redaction.ordinal)
+        if _is_redacted(room, redaction.ordinal, before, None, erased[redaction.sender]):
+            event.strip_redaction()
     return event
 
 

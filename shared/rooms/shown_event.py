@@ -69,8 +69,10 @@ def shown_event(
         if view.may_see_at(event.previous.ordinal):
             unsigned["prev_content"] = orjson.Fragment(event.previous.content)
     if event.redacted_because is not None:
-        because = event.redacted_because
-        unsigned["redacted_because"] = orjson.Fragment(join_client_event(because, room_id=room_id, unsigned=None))
+        # Clients must learn of the redaction, but its words are for those only who may see it.
+        seen = view.may_see_at(event.redacted_because.ordinal)
+        because = event.redacted_because if seen else event.redacted_because.stripped()
+        unsigned["redacted_because"] = orjson.Fragment(join_client_event(because.body, room_id=room_id, unsigned=None))
     if relations:
         unsigned["m.relations"] = relations
     # Nearly every event has these two fields only, so they are written without orjson.

@@ -28,6 +28,7 @@ HISTORY_VISIBILITY = "m.room.history_visibility"
 _EVENT_BYTES = 640
 _PREVIOUS_BYTES = 350
 _RELATION_BYTES = 120
+_REDACTION_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,21 @@ class Previous:
     sender: UserId
     content: bytes  # JSON
     membership: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """The redaction of an event, which readers get within that event, each in the form that they may see."""
+
+    event_nid: int
+    ordinal: int  # 0: it is in no timeline
+    sender: UserId
+    body: bytes  # the redaction as client event, as `TimelineEvent.body`
+    version: RoomVersion
+
+    def stripped(self) -> "Redaction":
+        """Return the redaction without its reason."""
+        return replace(self, body=_dump(redacted_fields(orjson.loads(self.body), self.version)))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -61,7 +77,7 @@ class TimelineEvent:
     membership: str | None  # of m.room.member events only
     visibility: str | None  # of m.room.history_visibility events only
     gap: bool = False  # True if earlier events were missing when it arrived
-    redacted_because: bytes | None = None  # the redaction as client event, JSON
+    redacted_because: Redaction | None = None
     previous: Previous | None = None
     back: int = 0  # of history events the steps back from the anchor
     state_nid: int | None = None  # the snapshot of the state before it, if it has one and was read from Postgres
@@ -86,7 +102,7 @@ class TimelineEvent:
         if self.state_key is not None or self.txn_id is not None:
             size += optional_size(self.state_key, self.txn_id)
         if self.redacted_because is not None:
-            size += text_size(self.redacted_because)
+            size += _REDACTION_BYTES + len(self.redacted_because.body)
         if self.previous is not None:
             size += _PREVIOUS_BYTES + len(self.previous.content)
         if self.relation is not None:
@@ -100,8 +116,8 @@ class TimelineEvent:
     def as_previous(self) -> Previous:
         return Previous(self.event_id, self.ordinal, self.sender, _dump(self.content()), self.membership)
 
-    def redact(self, version: RoomVersion, redaction: bytes) -> None:
-        """Redact the event. redaction: the redaction as client event, JSON without `room_id`."""
+    def redact(self, version: RoomVersion, redaction: Redaction) -> None:
+        """Redact the event."""
         self.strip(version)
         self.redacted_because = redaction
 
@@ -112,6 +128,11 @@ class TimelineEvent:
         self.membership, self.visibility = _readings(self.type, fields["content"])
         self.relation = None
         self.sticky_ms = None
+
+    def strip_redaction(self) -> None:
+        """Remove the reason of the event's redaction."""
+        if self.redacted_because is not None:
+            self.redacted_because = self.redacted_because.stripped()
 
     def strip_previous(self, version: RoomVersion) -> None:
         """Remove the fields that a redaction removes from the content of the replaced event."""
@@ -130,9 +151,11 @@ def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
     """Return the event of a row of Postgres, with its redaction applied."""
     event = _build(version, event_from_storage(version, row.json, row.event_id), row)
     event.back, event.state_nid = row.back, row.state_nid
-    if row.redaction_id is not None and row.redaction_json is not None:
-        redaction = event_from_storage(version, row.redaction_json, row.redaction_id)
-        event.redact(version, client_body(redaction, version))
+    if row.redaction_nid is not None and row.redaction_id is not None and row.redaction_json is not None:
+        stored = event_from_storage(version, row.redaction_json, row.redaction_id)
+        body = client_body(stored, version)
+        redaction = Redaction(row.redaction_nid, row.redaction_ordinal, stored.sender, body, version)
+        event.redact(version, redaction.stripped() if row.redaction_redacted else redaction)
     if row.previous_id is not None and row.previous_json is not None:
         pdu = event_from_storage(version, row.previous_json, row.previous_id)
         content: Mapping[str, Any] = pdu.content
@@ -148,9 +171,12 @@ def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
     return event
 
 
-def event_of(version: RoomVersion, row: TimelineRow | EventRow) -> Event:
-    """Return the whole event, for forms that are rarely needed (federation format, stripped state)."""
-    return event_from_storage(version, row.json, row.event_id)
+def event_of(version: RoomVersion, row: TimelineRow) -> Event:
+    """Return the whole event, redacted if its row is."""
+    event = event_from_storage(version, row.json, row.event_id)
+    if row.redaction_nid is None:
+        return event
+    return event_from_storage(version, _dump(redact_pdu(version, event.pdu)), row.event_id)
 
 
 def _build(version: RoomVersion, event: Event, row: EventRow | TimelineRow) -> TimelineEvent:

@@ -216,7 +216,11 @@ def event_memory() -> EventMemory:
 def fill_event_memory(cache: EventMemory, kind: Kind) -> None:
     for number in range(1, 200):
         row = received(event_row(kind, number))
-        absent: dict[str, Any] = dict.fromkeys(TimelineRow._fields) | {"previous_redacted": False, "back": 0}
+        absent: dict[str, Any] = dict.fromkeys(TimelineRow._fields) | {
+            "previous_redacted": False,
+            "redaction_redacted": False,
+            "back": 0,
+        }
         columns = absent | {name: getattr(row, name) for name in TimelineRow._fields if hasattr(row, name)}
         cache.event(_VERSION, TimelineRow(**columns))
 

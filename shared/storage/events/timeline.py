@@ -19,7 +19,8 @@ from shared.storage.engine.pool import Source
 EVENT_COLUMNS = """
     e.event_nid, e.event_id, e.writer, e.position, coalesce(e.ordinal, e.anchor, 0) AS ordinal, e.replaces_nid,
     e.txn_device, e.txn_id, e.json,
-    x.event_id AS redaction_id, x.json AS redaction_json,
+    x.event_nid AS redaction_nid, x.event_id AS redaction_id, coalesce(x.ordinal, x.anchor, 0) AS redaction_ordinal,
+    x.json AS redaction_json, x.redacted_by IS NOT NULL AS redaction_redacted,
     p.event_id AS previous_id, coalesce(p.ordinal, p.anchor) AS previous_ordinal, p.json AS previous_json,
     p.redacted_by IS NOT NULL AS previous_redacted,
     coalesce(e.back, 0) AS back, e.state_nid, coalesce(e.gap, false) AS gap
@@ -28,14 +29,14 @@ EVENT_JOINS = """
     LEFT JOIN events x ON x.room_nid = e.room_nid AND x.event_nid = e.redacted_by
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.event_nid = e.replaces_nid
 """
-#: A page also tells if an aggregated event relates to the event, and if the sender of the event, or of the one that it
-#: replaced, was erased. Two look-ups, in events_by_relation and the primary key of erased_users; few events have
-#: either. `LIMIT 1` keeps the planner from reading the whole tables instead.
+#: A page also tells if an aggregated event relates to the event, and if the sender of the event, of the one that it
+#: replaced, or of its redaction was erased. Two look-ups, in events_by_relation and the primary key of erased_users;
+#: few events have either. `LIMIT 1` keeps the planner from reading the whole tables instead.
 _PAGE_COLUMNS = f"""{EVENT_COLUMNS},
     (SELECT true FROM events c WHERE c.room_nid = $1 AND c.relates_to = e.event_id
        AND c.rel_type IN ('{REPLACE}', '{THREAD}', '{REFERENCE}') AND c.status = 0 AND c.redacted_by IS NULL
        AND coalesce(c.ordinal, c.anchor) IS NOT NULL LIMIT 1) AS is_parent,
-    (SELECT true FROM erased_users u WHERE u.user_id IN (e.sender, p.sender) LIMIT 1) AS is_erased
+    (SELECT true FROM erased_users u WHERE u.user_id IN (e.sender, p.sender, x.sender) LIMIT 1) AS is_erased
 """
 #: Both use events_room_nid_ordinal_key: live events only.
 _BEFORE = f"""
@@ -160,6 +161,8 @@ class TimelineRow(NamedTuple):
     state_nid: snapshot of the state before it. None: the room's line before its ordinal.
     gap: True if events before it were missing when it arrived.
     json, redaction_json, previous_json: PDUs.
+    redaction_ordinal: 0: the redaction is in no timeline.
+    redaction_redacted: True if the redaction has been redacted itself.
     previous_redacted: True if the replaced event has been redacted itself.
     """
 
@@ -172,8 +175,11 @@ class TimelineRow(NamedTuple):
     txn_device: str | None
     txn_id: str | None
     json: bytes
+    redaction_nid: int | None
     redaction_id: EventId | None
+    redaction_ordinal: int
     redaction_json: bytes | None
+    redaction_redacted: bool
     previous_id: EventId | None
     previous_ordinal: int | None
     previous_json: bytes | None
@@ -192,7 +198,7 @@ class PageRows(NamedTuple):
 
     rows: in the direction of reading.
     parents: numbers of the events that aggregated events relate to.
-    erased: True if the sender of any of them, or of an event that one replaced, was erased.
+    erased: True if the sender of any of them, of an event that one replaced, or of a redaction of one was erased.
     """
 
     rows: list[TimelineRow]
@@ -202,7 +208,7 @@ class PageRows(NamedTuple):
 
 def timeline_row(record: asyncpg.Record) -> TimelineRow:
     """Return the row of a record that begins with EVENT_COLUMNS."""
-    return TimelineRow._make(record[:18])
+    return TimelineRow._make(record[: len(TimelineRow._fields)])
 
 
 async def get_room(source: Source, room_id: RoomId) -> RoomRecord | None:

@@ -214,6 +214,7 @@ async def _add_summaries(source: Source, rooms: Mapping[int, RoomForCache]) -> N
 
 def _held(values: tuple[object, ...]) -> HeldRow:
     """Return what a key holds. values: EVENT_COLUMNS, then room number, type, state key and `since`."""
-    _, kind, key, since = values[18:22]
+    columns = len(TimelineRow._fields)
+    _, kind, key, since = values[columns : columns + 4]
     assert isinstance(kind, str) and isinstance(key, str) and (since is None or isinstance(since, int))
-    return HeldRow(kind, key, since, TimelineRow._make(values[:18]))
+    return HeldRow(kind, key, since, TimelineRow._make(values[:columns]))

@@ -122,9 +122,11 @@ _CREATE = """
     JOIN current_state s USING (room_nid) JOIN events e USING (room_nid, event_nid)
     WHERE r.room_id = $1 AND s.type = 'm.room.create' AND s.state_key = ''
 """
-#: Uses rooms_room_id_key and the primary keys of memberships and events.
+#: Uses rooms_room_id_key and the primary keys of memberships, events and erased_users.
 _BANS = """
-    SELECT m.user_id, e.json FROM rooms r JOIN memberships m USING (room_nid) JOIN events e USING (room_nid, event_nid)
+    SELECT m.user_id, CASE WHEN e.redacted_by IS NULL AND u.user_id IS NULL THEN e.json END FROM rooms r
+    JOIN memberships m USING (room_nid) JOIN events e USING (room_nid, event_nid)
+    LEFT JOIN erased_users u ON u.user_id = e.sender
     WHERE r.room_id = $1 AND m.membership = 'ban' ORDER BY m.user_id LIMIT $2
 """
 #: Uses room_aliases_by_room.
@@ -207,10 +209,13 @@ async def get_create_event(database: Database, room_id: RoomId) -> tuple[str, Ev
 
 
 async def get_bans(database: Database, room_id: RoomId, limit: int) -> dict[UserId, str | None]:
-    """Return user id -> reason of at most `limit` users who are banned from a room."""
+    """Return user id -> reason of at most `limit` users who are banned from a room.
+
+    Reasons that were redacted, and those of erased users, are left out.
+    """
     bans: dict[UserId, str | None] = {}
     for user_id, json in await database.fetch(_BANS, room_id, limit):
-        reason = orjson.loads(json)["content"].get("reason")
+        reason = None if json is None else orjson.loads(json)["content"].get("reason")
         bans[user_id] = reason if isinstance(reason, str) else None
     return bans
 

@@ -1,13 +1,14 @@
 """Erased senders in /sync, /state and /members, and hidden invitations. Spec: POST /account/deactivate."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 from shared.core.identifiers import RoomId, UserId
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import Client, World, fleet
-from tests.workers.synchrotron.sliding_client import deployed
+from tests.workers.synchrotron.sliding_client import deployed, merged
 from tests.workers.synchrotron.test_relations import v1
 
 FEDERATION = {"event_format": "federation"}
@@ -215,3 +216,102 @@ async def test_upgraded_room_has_no_words_of_erased_users(postgres: TestDatabase
         contents = {event["type"]: event["content"] for event in state}
         assert contents["m.room.name"] == {"name": "by Alice"}
         assert "m.room.topic" not in contents
+
+
+async def test_upgraded_room_has_no_redacted_reasons_of_bans(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
+        room_id = await alice.writes.create_room(preset="public_chat")
+        for user in (bob, carol):
+            await alice.writes.act(room_id, "ban", {"user_id": user.user_id, "reason": "words"})
+        ban = (await alice.room(room_id, f"state/m.room.member/{bob.user_id}", format="event")).json["event_id"]
+        assert (await alice.writes.redact(room_id, ban)).status == 200
+        answer = await alice.writes.call("POST", f"/rooms/{room_id}/upgrade", {"new_version": "11"})
+        assert answer.status == 200, answer.body
+        await world.settle()
+        state = (await alice.room(answer.json["replacement_room"], "state")).json
+        bans = {event["state_key"]: event["content"] for event in state if event["content"].get("membership") == "ban"}
+        assert bans == {bob.user_id: {"membership": "ban"}, carol.user_id: {"membership": "ban", "reason": "words"}}
+
+
+async def redactions_in_every_way(client: Client, room_id: RoomId, event_id: str) -> dict[str, list[Any]]:
+    """Return the reasons of redactions within events, None for none, that each endpoint shows."""
+    old = await client.get("/initialSync", limit="20")
+    lists: dict[str, Any] = {"a": {"ranges": [[0, 9]], "timeline_limit": 20, "required_state": [["*", "*"]]}}
+    merged_lists = {"a": {"range": [0, 9], "timeline_limit": 20, "required_state": {"include": [{}]}}}
+    answers = {
+        "sync": await client.sync(),
+        "sync, state after": await client.sync(use_state_after="true"),
+        "sync, federation": await client.sync(filter=FEDERATION),
+        "sliding": await deployed(client, lists=lists),
+        "sliding, merged": await merged(client, lists=merged_lists),
+        "initialSync": old.json,
+        **{
+            path: (await client.room(room_id, path, limit="20", dir="b")).json
+            for path in ("messages", "state", "initialSync", f"event/{event_id}", f"context/{event_id}")
+        },
+        "event": (await client.get(f"/events/{quote(event_id)}")).json,
+    }
+    return {name: list(_reasons(answer)) for name, answer in answers.items()}
+
+
+def _reasons(answer: Any) -> Iterator[str | None]:
+    if isinstance(answer, dict):
+        if "redacted_because" in answer:
+            yield answer["redacted_because"]["content"].get("reason")
+        for value in answer.values():
+            yield from _reasons(value)
+    elif isinstance(answer, list):
+        for value in answer:
+            yield from _reasons(value)
+
+
+async def test_reasons_of_redactions_are_for_those_who_may_see_the_redaction(postgres: TestDatabase) -> None:
+    """The event within `redacted_because` is as erased, redacted and hidden as by itself."""
+    async with fleet(postgres.dsn) as world:
+        alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        levels = {"state_default": 0}
+        assert (await alice.writes.put_state(room_id, "m.room.power_levels", levels)).status == 200
+        topic = (await bob.writes.put_state(room_id, "m.room.topic", {"topic": "by Bob"})).event_id
+        message = (await bob.writes.send(room_id, "said by Bob")).event_id
+        for event_id in (topic, message):
+            assert (await bob.writes.redact(room_id, event_id, {"reason": "secret"})).status == 200
+        await erase(world, bob)
+        await eve.writes.act(room_id, "join")
+        await world.settle()
+        for user, reason in ((alice, "secret"), (eve, None)):
+            for place, reasons in (await redactions_in_every_way(user, room_id, message)).items():
+                assert reasons and set(reasons) == {reason}, (user.user_id, place, reasons)
+
+        # Those who left before a redaction do not get its reason.
+        other = (await alice.writes.send(room_id, "said by Alice")).event_id
+        await world.settle()
+        await eve.writes.act(room_id, "leave")
+        await alice.writes.redact(room_id, other, {"reason": "later"})
+        await world.settle()
+        for path in ("messages", f"event/{other}"):
+            shown = (await eve.room(room_id, path, limit="20", dir="b")).json
+            assert "said by Alice" not in str(shown) and "later" not in str(shown), path
+        assert "later" in str((await alice.room(room_id, f"event/{other}")).json)
+
+
+async def test_a_redacted_reason_is_gone_from_the_event_that_it_redacted(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        message = (await bob.writes.send(room_id, "said by Bob")).event_id
+        redaction = (await bob.writes.redact(room_id, message, {"reason": "rude"})).event_id
+        await world.settle()
+        assert set((await redactions_in_every_way(alice, room_id, message))["sync"]) == {"rude"}
+        assert (await alice.writes.redact(room_id, redaction, {"reason": "fine"})).status == 200
+        await world.settle()
+        for fresh in (False, True):
+            client = world.user("carol") if fresh else alice
+            if fresh:
+                await client.writes.act(room_id, "join")
+                await world.settle()
+            for place, reasons in (await redactions_in_every_way(client, room_id, message)).items():
+                assert "rude" not in reasons and (None in reasons or place == "state"), (place, reasons)

@@ -37,8 +37,11 @@ def _row(nid: int, text: str = "x") -> TimelineRow:
         txn_device=None,
         txn_id=None,
         json=orjson.dumps(pdu),
+        redaction_nid=None,
         redaction_id=None,
+        redaction_ordinal=0,
         redaction_json=None,
+        redaction_redacted=False,
         previous_id=None,
         previous_ordinal=None,
         previous_json=None,
@@ -54,7 +57,8 @@ def test_memory_answers_for_an_identical_row_only() -> None:
     first = memory.event(VERSION, _row(1))
     assert memory.event(VERSION, _row(1)) is first
     redaction = _row(2)
-    redacted = memory.event(VERSION, _row(1)._replace(redaction_id=redaction.event_id, redaction_json=redaction.json))
+    row = _row(1)._replace(redaction_nid=2, redaction_id=redaction.event_id, redaction_json=redaction.json)
+    redacted = memory.event(VERSION, row)
     assert redacted.redacted_because is not None and redacted.content() == {}
     assert first.content() == {"body": "x"}
     assert memory.event(VERSION, _row(1)).content() == {"body": "x"}

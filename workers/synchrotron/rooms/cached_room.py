@@ -22,10 +22,10 @@ from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.core.rows import EventRow
 from shared.core.unread import DUMMY, CountedRows
-from shared.core.wire.client_event import join_client_event
 from shared.rooms.timeline_event import (
     HISTORY_VISIBILITY,
     MEMBER,
+    Redaction,
     TimelineEvent,
     event_from_stream,
 )
@@ -267,7 +267,7 @@ class CachedRoom:
         self._hold_entry(entry)
 
     def _redact(self, target_nid: int, redaction: TimelineEvent) -> None:
-        because = join_client_event(redaction.body, room_id=None, unsigned=None)
+        because = Redaction(redaction.event_nid, redaction.ordinal, redaction.sender, redaction.body, self.version)
         known = self.events_by_nid()
         target = known.get(target_nid)
         if target is not None and target.redacted_because is None:
@@ -277,6 +277,9 @@ class CachedRoom:
             if event.replaces_nid == target_nid:
                 # The redacted form may not be in memory. Nothing is better than the unredacted content.
                 event.previous = target.as_previous() if target is not None else None
+                self.recount(event)
+            if event.redacted_because is not None and event.redacted_because.event_nid == target_nid:
+                event.strip_redaction()
                 self.recount(event)
 
     def _trim(self) -> None:

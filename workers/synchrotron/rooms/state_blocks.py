@@ -38,8 +38,11 @@ class StateBlock:
     pieces: Sequence[bytes]
     #: Events that look different to their senders. They are not in `pieces`.
     own: Sequence[TimelineEvent]
-    #: The senders of all events and of the events they replaced. If one of them is erased, readers differ.
+    #: The senders of all events, of the events they replaced, and of their redactions. If one of them is erased,
+    #: readers differ.
     senders: frozenset[UserId]
+    #: The ordinal of the last redaction of an event. Readers who left before it get it without its reason.
+    redacted_at: int
     created_s: float
 
 
@@ -81,7 +84,10 @@ class StateBlocks:
                 await asyncio.sleep(0)
             senders = {event.sender for event in events}
             senders |= {event.previous.sender for event in events if event.previous is not None}
-            block = StateBlock(pieces, own, frozenset(senders), self._clock.monotonic_s())
+            redactions = [event.redacted_because for event in events if event.redacted_because is not None]
+            senders |= {redaction.sender for redaction in redactions}
+            redacted_at = max((redaction.ordinal for redaction in redactions), default=0)
+            block = StateBlock(pieces, own, frozenset(senders), redacted_at, self._clock.monotonic_s())
             self._blocks.put(key, block, _BLOCK_BYTES + sum(map(len, pieces)) + _SENDER_BYTES * len(senders))
             return block
         finally:

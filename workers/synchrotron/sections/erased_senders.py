@@ -5,7 +5,7 @@ nearly always, cost no query. `shared/rooms/erased_events.py` does the same for 
 """
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 
 from shared.core.identifiers import UserId
@@ -43,7 +43,7 @@ class ErasedSenders:
         if since is not None and all(_is_after(event, since) for event in events):
             return events
         erased = await self._current()
-        if not any(event.sender in erased or _previous_sender(event) in erased for event in events):
+        if erased.keys().isdisjoint(sender for event in events for sender in _senders(event)):
             return events
         own = await get_key_history(self._reads, room.room_nid, MEMBER, view.user_id)
         memberships = history(own, "membership")
@@ -67,13 +67,17 @@ class ErasedSenders:
             strip = is_redacted(event.sender, event.ordinal, event.membership if is_own else None)
             previous = event.previous
             strip_previous = previous is not None and is_redacted(previous.sender, previous.ordinal, None)
-            if not strip and not strip_previous:
+            redaction = event.redacted_because
+            strip_redaction = redaction is not None and is_redacted(redaction.sender, redaction.ordinal, None)
+            if not (strip or strip_previous or strip_redaction):
                 return event
             copy = replace(event)
             if strip:
                 copy.strip(room.version)
             if strip_previous:
                 copy.strip_previous(room.version)
+            if strip_redaction:
+                copy.strip_redaction()
             return copy
 
         return [form(event) for event in events]
@@ -104,8 +108,17 @@ class ErasedSenders:
 
 
 def _is_after(event: TimelineEvent, ordinal: int) -> bool:
-    return event.ordinal > ordinal and (event.previous is None or event.previous.ordinal > ordinal)
+    previous, redaction = event.previous, event.redacted_because
+    return (
+        event.ordinal > ordinal
+        and (previous is None or previous.ordinal > ordinal)
+        and (redaction is None or redaction.ordinal > ordinal)
+    )
 
 
-def _previous_sender(event: TimelineEvent) -> UserId | None:
-    return None if event.previous is None else event.previous.sender
+def _senders(event: TimelineEvent) -> Iterator[UserId]:
+    """Yield the senders of an event and of the events within it."""
+    yield event.sender
+    for part in (event.previous, event.redacted_because):
+        if part is not None:
+            yield part.sender

@@ -223,6 +223,8 @@ class RoomSections:
         if not state_after and unshown_changes(draft.timeline, draft.changes):
             return None
         block = await self._blocks.get(draft.room, draft.end + 1 if state_after else draft.timeline.start)
+        if draft.view.end is not None and block.redacted_at > draft.view.end:
+            return None
         return None if await self._erased.is_any(block.senders) else block
 
     async def _add_state(self, context: SectionContext, draft: _Draft) -> None:

@@ -107,7 +107,10 @@ async def members_at(
 
 
 async def joined_members(database: Database, room: RoomView) -> Sequence[tuple[UserId, bytes | None]]:
-    """Return (user id, PDU of the member event) of all users who are joined now. None for erased users: no profile."""
+    """Return (user id, PDU of the member event) of all users who are joined now.
+
+    None: the user has no profile here, since they were erased or the event was redacted.
+    """
     members = await get_joined_members(database, room.room_nid)
     erased = await erased_in(database, room)
     return [(UserId(user_id), None if user_id in erased else json) for user_id, json in members]

@@ -35,6 +35,7 @@ _MEMBERSHIP = """
 _STATE = """
     SELECT s.type, e.json FROM current_state s JOIN events e USING (room_nid, event_nid)
     WHERE s.room_nid = $1 AND s.type = ANY ($2::text[]) AND s.state_key = ''
+      AND (e.redacted_by IS NULL OR s.type <> 'm.room.canonical_alias')
 """
 # Uses the primary key of memberships. Server names of joined members of other servers; a server name may hold colons.
 _SERVERS = """
@@ -125,7 +126,10 @@ async def set_published(database: Database, room_nid: int, published: bool) -> N
 
 
 async def get_state_with_empty_key(database: Database, room_nid: int, types: tuple[str, ...]) -> Mapping[str, bytes]:
-    """Return type -> PDU of the room's current state events of these types with state key ""."""
+    """Return type -> PDU of the room's current state events of these types with state key "".
+
+    A redacted m.room.canonical_alias has no aliases, and is left out.
+    """
     return {row["type"]: row["json"] for row in await database.fetch(_STATE, room_nid, list(types))}
 
 

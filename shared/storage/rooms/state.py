@@ -59,7 +59,8 @@ KEY_HISTORY = """
 _HISTORY = KEY_HISTORY.format(room="$1", type="$2", state_key="$3")
 #: Uses the primary keys of memberships and events.
 _JOINED = """
-    SELECT m.user_id, e.json FROM memberships m JOIN events e USING (room_nid, event_nid)
+    SELECT m.user_id, CASE WHEN e.redacted_by IS NULL THEN e.json END
+    FROM memberships m JOIN events e USING (room_nid, event_nid)
     WHERE m.room_nid = $1 AND m.membership = 'join' ORDER BY m.ordinal
 """
 
@@ -121,8 +122,8 @@ async def get_key_history(source: Source, room_nid: int, event_type: str, state_
     return [KeyChange(ordinal, json) for ordinal, json in rows]
 
 
-async def get_joined_members(source: Source, room_nid: int) -> list[tuple[str, bytes]]:
-    """Return (user id, PDU of the member event) of all users who are joined now."""
+async def get_joined_members(source: Source, room_nid: int) -> list[tuple[str, bytes | None]]:
+    """Return (user id, PDU of the member event) of all users who are joined now. None: it was redacted."""
     return [tuple(row) for row in await source.fetch(_JOINED, room_nid)]
 
 

@@ -86,10 +86,37 @@ _CLOSE = "DELETE FROM user_directory_rooms WHERE room_nid = ANY($1::bigint[])"
 #: Members of other servers, in the order of their joins. Uses the primary keys of rooms, events and
 #: user_directory_rooms.
 _JOINED = """
-    SELECT r.room_version, u.state_key, e.event_id, e.json, d.room_nid IS NOT NULL AS is_open
+    SELECT r.room_version, u.state_key, e.event_id, e.json, d.room_nid IS NOT NULL AS is_open,
+           e.redacted_by IS NOT NULL AS is_redacted
     FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS u(room_nid, event_nid, state_key)
     JOIN rooms r USING (room_nid) JOIN events e USING (room_nid, event_nid)
     LEFT JOIN user_directory_rooms d USING (room_nid)
+"""
+#: Users of other servers who had a member event redacted. $1, $2 as above, $3 our own server. Uses events_by_position
+#: and the primary key of events.
+_REDACTED = """
+    WITH e AS MATERIALIZED (
+        SELECT room_nid, redacts_nid FROM events
+        WHERE position > $1 AND position <= $2 AND redacts_nid IS NOT NULL)
+    SELECT DISTINCT t.state_key FROM e JOIN events t ON t.room_nid = e.room_nid AND t.event_nid = e.redacts_nid
+    WHERE t.type = 'm.room.member' AND t.redacted_by IS NOT NULL AND NOT right(t.state_key, length($3)) = $3
+"""
+#: The latest joins of users to open rooms that were not redacted. Uses memberships_by_user and the primary keys of
+#: user_directory_rooms, rooms and events.
+_LATEST_JOINS = """
+    SELECT u.user_id, j.room_version, j.event_id, j.json FROM unnest($1::text[]) AS u(user_id) LEFT JOIN LATERAL (
+        SELECT r.room_version, e.event_id, e.json FROM memberships m
+        JOIN user_directory_rooms o USING (room_nid) JOIN rooms r USING (room_nid)
+        JOIN events e USING (room_nid, event_nid)
+        WHERE m.user_id = u.user_id AND m.membership = 'join' AND e.redacted_by IS NULL
+        ORDER BY e.position DESC LIMIT 1) AS j ON true
+"""
+#: As _STORE, for users who have an entry.
+_RENAME = """
+    UPDATE user_directory d
+    SET display_name = u.name, avatar_url = u.avatar, words = array_to_tsvector(string_to_array(u.words, ' '))
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u(user_id, name, avatar, words)
+    WHERE d.user_id = u.user_id
 """
 #: Rooms whose rules may have changed since the job last ran: it is a second or two behind. Uses events_by_position
 #: and state_changes_by_ordinal.
@@ -333,17 +360,36 @@ async def _store_rooms(conn: Connection, above: int, until: int, own_server: str
     known, new = {}, {}
     for start in range(0, len(joined), _JOINED_AT_A_TIME):
         some = joined[start : start + _JOINED_AT_A_TIME]
-        for version, state_key, event_id, json, open_room in await conn.fetch(
+        for version, state_key, event_id, json, open_room, redacted in await conn.fetch(
             _JOINED, *map(list, zip(*some, strict=True))
         ):
             event = event_from_storage(get_room_version(version), json, event_id)
             if event.content.get("membership") == "join":
-                if open_room:
+                if open_room and redacted:
+                    known[state_key] = _entry(state_key, None, None)
+                elif open_room:
                     known[state_key] = _entry(state_key, display_name_of(event), avatar_url_of(event))
                 else:
                     new[state_key] = _entry(state_key, None, None)
     await _store(conn, _STORE, known.values())
     await _store(conn, _STORE_NEW, new.values())
+    await _forget_redacted(conn, above, until, own_server)
+
+
+async def _forget_redacted(conn: Connection, above: int, until: int, own_server: str) -> None:
+    """Take back names and avatars that were redacted: the entry is that of another room, or has neither."""
+    users = [row[0] for row in await conn.fetch(_REDACTED, above, until, own_server)]
+    for start in range(0, len(users), _JOINED_AT_A_TIME):
+        entries = []
+        for user_id, version, event_id, json in await conn.fetch(
+            _LATEST_JOINS, users[start : start + _JOINED_AT_A_TIME]
+        ):
+            name, avatar = None, None
+            if json is not None:
+                event = event_from_storage(get_room_version(version), json, event_id)
+                name, avatar = display_name_of(event), avatar_url_of(event)
+            entries.append(_entry(user_id, name, avatar))
+        await _store(conn, _RENAME, entries)
 
 
 async def _rules(conn: Connection, rooms: Iterable[int]) -> list[tuple[int, Mapping[str, Any]]]:

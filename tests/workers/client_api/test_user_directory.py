@@ -198,7 +198,7 @@ async def test_remote_users_and_earlier_local_users_are_added(postgres: TestData
             """,
             nid,
         )
-        for table in ("state_changes", "current_state"):
+        for table in ("state_changes", "current_state", "events"):
             await world.database.execute(
                 f"UPDATE {table} SET state_key = '@remote:elsewhere.org' WHERE type = 'm.room.member'"
             )
@@ -208,6 +208,16 @@ async def test_remote_users_and_earlier_local_users_are_added(postgres: TestData
         assert (await _search(alice, "remi"))["results"] == [
             {"user_id": "@remote:elsewhere.org", "display_name": "Rémi"}
         ]
+        # A moderator redacts the name. It goes, also if the directory is filled anew.
+        member = await world.database.fetchval("SELECT event_id FROM events WHERE type = 'm.room.member'")
+        assert (await _rooms(alice).redact(room_id, member)).status == 200
+        for again in (False, True):
+            if again:
+                await world.database.execute("DELETE FROM user_directory WHERE user_id = '@remote:elsewhere.org'")
+                await world.database.execute("UPDATE user_directory_progress SET position = 0")
+            await _fill(world)
+            assert await _found(alice, "remi") == []
+            assert (await _search(alice, "@remote"))["results"] == [{"user_id": "@remote:elsewhere.org"}]
         search_all = make_config(user_directory=UserDirectory(search_all_users=True))
         async with client_api(postgres.dsn, search_all, "client_api-9") as open_worker:
             bob = await open_worker.register("bob")

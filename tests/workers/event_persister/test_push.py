@@ -531,6 +531,29 @@ async def test_only_events_sent_by_the_user_mark_a_room_as_read(postgres_module:
         assert own == [announced[-1].ordinal]
 
 
+async def test_redacted_names_mention_nobody(postgres: TestDatabase) -> None:
+    config = make_config(push_rules=PushRulesConfig(legacy_mentions=True))
+    async with event_persister(postgres.dsn, config=config) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(preset="public_chat")
+        await bob.act(room_id, "join")
+
+        async def highlights(body: str) -> bool:
+            await send(alice, room_id, text(body))
+            stored = await Stored.read(persister, room_id)
+            return bool(stored.counted(stored.rows[-1]["ordinal"], "", bob.user_id, joined=True)[1])
+
+        for name, loaded in (("Rude", True), ("Ruder", False)):
+            member = {"membership": "join", "displayname": name}
+            event_id = (await bob.put_state(room_id, "m.room.member", member, bob.user_id)).event_id
+            assert await highlights(f"hello {name}")
+            assert (await alice.redact(room_id, event_id)).status == 200
+            if not loaded:
+                forget_rooms(persister)
+            assert not await highlights(f"hello {name}, redacted"), name
+            assert await highlights("hello bob")
+
+
 async def test_legacy_mentions_find_members_by_their_names(postgres: TestDatabase) -> None:
     """A server may offer the rules that v1.17 removed, for bridges and old clients that send no `m.mentions`."""
     config = make_config(push_rules=PushRulesConfig(legacy_mentions=True))

@@ -403,6 +403,21 @@ async def test_joined_members_have_null_where_nothing_is_set(postgres: TestDatab
         assert joined[bob.user_id] == {"display_name": "Bob", "avatar_url": None}
 
 
+async def test_joined_members_lack_redacted_names(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        content = {"membership": "join", "displayname": "Rude", "avatar_url": "mxc://a/rude"}
+        member = (await bob.writes.put_state(room_id, "m.room.member", content, bob.user_id)).event_id
+        assert (await alice.writes.redact(room_id, member)).status == 200
+        joined = (await alice.room(room_id, "joined_members")).json["joined"]
+        assert joined[bob.user_id] == {"display_name": None, "avatar_url": None}
+        calm = {"membership": "join", "displayname": "Calm"}
+        await bob.writes.put_state(room_id, "m.room.member", calm, bob.user_id)
+        joined = (await alice.room(room_id, "joined_members")).json["joined"]
+        assert joined[bob.user_id] == {"display_name": "Calm", "avatar_url": None}
+
+
 async def test_first_prev_batch_pages_in_both_directions(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")

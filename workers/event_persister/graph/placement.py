@@ -359,6 +359,7 @@ class Placing:
             auth_nids=auth_nids,
             replaces_nid=None if replaced is None else replaced.event_nid,
             redacts_nid=None if target is None else target.event_nid,
+            redacts_sender=None if target is None else target.sender,
             membership=entry_of(nid, event).membership if event.is_state else None,
             head=Head(extremities, max(head.depth, event.depth), ordinal, branches if len(extremities) > 1 else {}),
             changes=changes,

@@ -40,7 +40,16 @@ from workers.event_persister.graph.states import (
     step_snapshot,
     upon_current,
 )
-from workers.event_persister.room.drafts import NO_CHANGE, Branch, BuiltEvent, Graph, Head, RoomChanged, StateKey
+from workers.event_persister.room.drafts import (
+    NO_CHANGE,
+    Branch,
+    BuiltEvent,
+    Graph,
+    Head,
+    RedactionTarget,
+    RoomChanged,
+    StateKey,
+)
 from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 from workers.event_persister.room.room_state import POWER_LEVELS
 
@@ -75,7 +84,7 @@ class _Checked:
     """An event of history that was checked.
 
     before: the state before the event, None if unknown. It has a snapshot.
-    redacts: the number of the event that it redacts.
+    redacts: the event that it redacts.
     awaited: see `Graph`.
     """
 
@@ -85,7 +94,7 @@ class _Checked:
     verdict: Verdict
     before: _State | None
     snapshot: Snapshot | None
-    redacts: int | None
+    redacts: RedactionTarget | None
     awaited: str | None
     promotes: bool
 
@@ -220,7 +229,6 @@ class HistoryPlacing:
             snapshot = snapshot or snapshot_of_ref(room, nid, before.ref)
             before = _State(before.ref, nid)
         target, awaited = await known.redacted_by(event, levels) if verdict.passed else (None, None)
-        redacts = None if target is None else target.event_nid
         return _Checked(
             event=event,
             nid=nid,
@@ -228,7 +236,7 @@ class HistoryPlacing:
             verdict=verdict,
             before=before,
             snapshot=snapshot,
-            redacts=redacts,
+            redacts=target,
             awaited=awaited,
             promotes=former is not None,
         )
@@ -395,7 +403,8 @@ class HistoryPlacing:
             ordinal=None,
             prev_nids=known.previous(event),
             auth_nids=one.auth_nids,
-            redacts_nid=one.redacts,
+            redacts_nid=None if one.redacts is None else one.redacts.event_nid,
+            redacts_sender=None if one.redacts is None else one.redacts.sender,
             membership=entry_of(one.nid, event).membership if event.is_state else None,
             head=head,
             graph=graph,

@@ -195,7 +195,7 @@ class BuiltEvent:
     ordinal: dense, from 1, or None if the event is not in the live timeline.
     prev_nids, auth_nids: the stored events that it names.
     replaces_nid: the state event that it replaces.
-    redacts_nid: the event that it redacts.
+    redacts_nid, redacts_sender: the event that it redacts, and who sent that.
     membership: of a member event.
     head: the room's head after the event.
     changes: of the current state.
@@ -210,6 +210,7 @@ class BuiltEvent:
     head: Head
     replaces_nid: int | None = None
     redacts_nid: int | None = None
+    redacts_sender: UserId | None = None
     membership: str | None = None
     changes: Sequence[EntryChange] = ()
     device: str | None = None
@@ -227,6 +228,7 @@ class BuiltEvent:
             auth_nids=self.auth_nids,
             replaces_nid=self.replaces_nid,
             redacts_nid=self.redacts_nid,
+            redacts_sender=self.redacts_sender,
             membership=self.membership,
             head=self.head,
             changes=self.changes,

@@ -142,6 +142,7 @@ class EventBuilder:
             auth_nids=[named.event_nid for named in auth],
             replaces_nid=None if replaced is None else replaced.event_nid,
             redacts_nid=None if target is None else target.event_nid,
+            redacts_sender=None if target is None else target.sender,
             membership=entry.membership,
             head=Head(((nid, event.event_id),), event.depth, head.ordinal + 1),
             changes=changes,

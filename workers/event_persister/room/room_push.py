@@ -225,7 +225,7 @@ class RoomPush:
     # -- display names, threads
 
     def take_name(self, user_id: UserId, name: str) -> None:
-        """Set the display name of a joined member."""
+        """Set the display name of a joined member: it was looked up, or its event was redacted."""
         self.evaluator.rename(user_id, name)
 
     def take_threads(self, event_ids: Iterable[EventId], threads: Mapping[EventId, str]) -> None:
@@ -329,7 +329,7 @@ class RoomPush:
 
 def _name(built: BuiltEvent, now: StateEntry | None) -> str:
     """Return the display name that a membership gives, "" for none."""
-    if now is None:
+    if now is None or (now.event_nid == built.event_nid and built.graph.redacted_by is not None):
         return ""
     event = built.event if now.event_nid == built.event_nid else built.graph.brought.get(now.event_nid)
     return "" if event is None else display_name_in(event.content)

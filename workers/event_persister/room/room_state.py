@@ -379,7 +379,7 @@ class RoomState:
         for change in built.changes:
             self._commit_change(change, built, event)
         if built.redacts_nid is not None and built.event.redacts is not None:
-            self._redact(built.redacts_nid)
+            self._redact(built.redacts_nid, built.redacts_sender)
 
     def commit_head(self, head: Head) -> None:
         """Move the end of the committed layer behind the last event of a write."""
@@ -474,11 +474,13 @@ class RoomState:
         self._entries = {key: entry for key, entry in self._entries.items() if key[0] != MEMBER}
         self._entries_bytes = _entries_size(self._entries)
 
-    def _redact(self, event_nid: int) -> None:
+    def _redact(self, event_nid: int, sender: UserId | None) -> None:
         event = self._events.get(event_nid)
         if event is not None:
             self._put_event(event_nid, redacted(self._version, event))
             self._levels = None
+        if sender is not None and (entry := self.entry(MEMBER, sender)) is not None and entry.event_nid == event_nid:
+            self.push.take_name(sender, "")
 
     def _put_event(self, event_nid: int, event: Event) -> None:
         former = self._events.get(event_nid)

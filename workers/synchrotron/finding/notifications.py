@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.core.errors import MatrixError, invalid_param
-from shared.core.events.event import event_from_storage
 from shared.core.events.readers import display_name_of, power_levels_of
 from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import PushEvent, Recipient, RuleSwitches, UserRules, user_rules
@@ -25,7 +24,7 @@ from shared.rooms.aggregations import StoredChildEvents, bundle
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.shown_event import Reader, shown_event
-from shared.rooms.timeline_event import MEMBER
+from shared.rooms.timeline_event import MEMBER, event_of
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import TimelineRow, get_events_by_nid
@@ -213,7 +212,7 @@ class _Judge:
         self._room = room
         self._rules = rules
         self._joined = joined
-        events = {key: event_from_storage(room.version, row.json, row.event_id) for key, row in state.items()}
+        events = {key: event_of(room.version, row) for key, row in state.items()}
         self._levels = power_levels_of(room.version, events[_CREATE], events.get(_POWER_LEVELS))
         member = events.get((MEMBER, user_id))
         self._reader = Recipient(user_id, (display_name_of(member) or "") if member is not None else "")
@@ -226,7 +225,7 @@ class _Judge:
 
     def actions(self, row: TimelineRow, notification: _Notification) -> list[Any]:
         """Return the actions of the matching rule, if its outcome is that of the event's arrival; else that outcome."""
-        event = event_from_storage(self._room.version, row.json, row.event_id)
+        event = event_of(self._room.version, row)
         in_thread = bool(notification.placed.thread_id)
         judged = PushEvent(event.pdu, self._room.room_id, self._joined, self._levels, in_thread=in_thread)
         outcome = self._rules.evaluate(judged, self._reader)

@@ -123,7 +123,7 @@ class ObservedFleet:
         """Return True if every slot has an owner, none is moving, and the owners have equal numbers."""
         rows = await self.fetch(
             "SELECT kind, count(*), bool_or(owner IS NULL OR next_owner IS NOT NULL) AS moves FROM slots"
-            " WHERE kind <> 'destinations' GROUP BY kind, owner"
+            " WHERE kind IN ('rooms', 'users') GROUP BY kind, owner"
         )
         counts: dict[str, list[int]] = {}
         for row in rows:

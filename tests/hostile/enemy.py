@@ -80,7 +80,7 @@ class Enemy:
         return status, answer
 
     async def ask(self, method: str, path: str, body: Any = None, *, account: int | None = 0) -> Any:
-        """Send a request that prepares an attack, and return the JSON. Wait as long as a rate limit says.
+        """Send a request that prepares an attack, and return the JSON. Wait as long as a limit says.
 
         Raises RuntimeError for another status than 200 or 429.
         """
@@ -88,9 +88,11 @@ class Enemy:
             status, answer = await self.request(method, path, body, account=account)
             if status == 200:
                 return orjson.loads(answer)
-            if status != 429:
+            if status not in (0, 429):
                 raise RuntimeError(f"{method} {path}: {status} {answer[:300].decode(errors='replace')}")
-            await asyncio.sleep(orjson.loads(answer).get("retry_after_ms", 500) / 1000)
+            # 0: the limit on connections of an address, after an attack with many of them.
+            wait_ms = orjson.loads(answer).get("retry_after_ms", 500) if status else 500
+            await asyncio.sleep(wait_ms / 1000)
 
     async def send(self, room_id: str, content: Any, *, account: int = 0) -> tuple[int, bytes]:
         """Send a message into a room."""

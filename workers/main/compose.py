@@ -12,7 +12,7 @@ from workers.main.stream_probe import StreamProbe
 
 def compose(foundation: Foundation) -> Worker:
     config = foundation.config
-    pools = tuple(pool for pool in foundation.pools.values() if pool.behind_proxies)
+    pools = tuple(foundation.pools.values())
     leader = Leader(
         database=foundation.database,
         connect=foundation.connect,

@@ -36,7 +36,7 @@ def slot_map(kind: str) -> str:
 
 def slot_pools(pools: tuple[Pool, ...]) -> dict[str, Pool]:
     """Return the pool of each kind of slot that haproxy routes by. If there are several, the first one counts."""
-    return {pool.slot_kind: pool for pool in reversed(pools) if pool.slot_kind}
+    return {pool.slot_kind: pool for pool in reversed(pools) if pool.slot_kind and pool.behind_proxies}
 
 
 def server_name(worker: str) -> str:

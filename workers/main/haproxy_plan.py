@@ -93,7 +93,7 @@ def plan_commands(
         numbers = backend_numbers(kind, wanted, actual, pool, slot_backends)
         backends[kind] = {name: slot_backend(kind, number) for name, number in numbers.items()}
         servers.update(_slot_servers(numbers, kind, wanted, pool))
-    for pool in pools:
+    for pool in (each for each in pools if each.behind_proxies):
         for worker in wanted.workers:
             if worker.type == pool.worker and worker.ready:
                 servers[pool_backend(pool.name), worker.name] = (worker, pool)

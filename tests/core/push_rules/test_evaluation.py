@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared.core.identifiers import RoomId, UserId
@@ -45,6 +45,10 @@ def _rules(some: RuleChanges, with_switches: RuleSwitches = ALL_OFF) -> UserRule
 def test_evaluation_follows_the_rules_as_shown(
     some: RuleChanges, with_switches: RuleSwitches, event: PushEvent, recipient: Recipient
 ) -> None:
+    # The rule about invitations is shown as an `event_match`, which ignores case. But ids that differ in case are two
+    # users, so it is evaluated exactly.
+    state_key = event.value(("state_key",))
+    assume(state_key == recipient.user_id or str(state_key).lower() != recipient.user_id.lower())
     shown = orjson.loads(orjson.dumps(full_ruleset(some, recipient.user_id, with_switches)))
     if not with_switches.thread_subscriptions:
         shown = _without_thread_conditions(shown)

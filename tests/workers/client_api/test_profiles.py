@@ -57,8 +57,7 @@ async def test_profile_fields_are_stored_and_validated(postgres: TestDatabase) -
         assert (await bob.call("PUT", f"/profile/{bob.quoted}/a.b", {"a.b": half})).status == 200
         both = await bob.call("PUT", f"/profile/{bob.quoted}/a.c", {"a.c": half})
         assert both.errcode == "M_PROFILE_TOO_LARGE"
-        for user in ("@nobody:example.org", "@a:elsewhere.org"):
-            assert (await worker.call("GET", f"/profile/{user}")).errcode == "M_NOT_FOUND"
+        assert (await worker.call("GET", "/profile/@nobody:example.org")).errcode == "M_NOT_FOUND"
         assert (await worker.call("GET", "/profile/nonsense")).errcode == "M_INVALID_PARAM"
         assert (await worker.call("GET", "/profile/@a%00:example.org")).errcode == "M_INVALID_PARAM"
 

@@ -157,9 +157,9 @@ PLANTED: dict[str, Callable[[], Any]] = {
 #: Seeds that found the rarer bugs. The search tries them first, then the others: a change of the simulated code changes
 #: the run of a seed.
 KNOWN_SEEDS = {
-    "complete before announcement": 298,
-    "prior ignored": 343,
-    "unknown writer accepted": 124,
-    "requests not waited for": 49,
-    "ticks ignored": 728,
+    "complete before announcement": 24,
+    "prior ignored": 58,
+    "unknown writer accepted": 58,
+    "requests not waited for": 78,
+    "ticks ignored": 690,
 }

@@ -15,6 +15,7 @@ from shared.core.errors import Unavailable
 from shared.core.event_checks import Verdict, check_auth_events_of
 from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import membership_of
+from shared.core.events.reference_order import in_reference_order
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.storage.engine.fenced import FencedWrite
@@ -51,7 +52,7 @@ class StoredOutlier(NamedTuple):
 
 @dataclass(slots=True)
 class OutlierOutcomes:
-    """What became of each event.
+    """The outcome of each event.
 
     stored: the events that are in the database now.
     missing: for the others, the auth events that must be stored first.
@@ -170,26 +171,9 @@ class _Run:
     def in_order(self, events: Sequence[Event]) -> list[Event]:
         """Return the events, each after those that it names. Events in a circle, or that name one, are left out."""
         by_id = {event.event_id: event for event in events}
-        names = {
-            event_id: [name for name in (*event.auth_event_ids, *event.prev_event_ids) if name in by_id]
-            for event_id, event in by_id.items()
-        }
-        ordered: list[Event] = []
-        done: dict[EventId, bool] = {}  # False: not finished
-        for first in by_id:
-            pending = [first]
-            while pending:
-                event_id = pending[-1]
-                if event_id in done:
-                    pending.pop()
-                    if not done[event_id] and all(done[name] for name in names[event_id]):
-                        done[event_id] = True
-                        ordered.append(by_id[event_id])
-                    continue
-                done[event_id] = False
-                pending += [name for name in reversed(names[event_id]) if name not in done]
-        self.outcomes.circular = {event_id for event_id, ended in done.items() if not ended}
-        return ordered
+        names = {event_id: (*event.auth_event_ids, *event.prev_event_ids) for event_id, event in by_id.items()}
+        ordered, self.outcomes.circular = in_reference_order(names)
+        return [by_id[event_id] for event_id in ordered]
 
     def check(self, event: Event, numbers: NumberBlock) -> tuple[OutlierToStore, Verdict] | None:
         """Return an event as it will be stored, None if it need not, or cannot, be stored."""

@@ -14,6 +14,7 @@ from shared.core.errors import MatrixError, Unavailable, bad_json
 from shared.core.event_checks import Outcome, Verdict, needs_policy_signature
 from shared.core.event_checks.verdict import reject
 from shared.core.events import Event, event_from_storage
+from shared.core.events.reference_order import in_reference_order
 from shared.core.identifiers import EventId
 from shared.operations.store_outliers import OutlierRoom, OutlierStore
 from shared.storage.engine.number_blocks import NumberBlock
@@ -350,22 +351,8 @@ def _in_order(incoming: Mapping[EventId, _Incoming]) -> tuple[list[_Incoming], s
 
     Events in a circle, and those that name one of these, are returned apart.
     """
-    names = {event_id: [name for name in _names(one) if name in incoming] for event_id, one in incoming.items()}
-    ordered: list[_Incoming] = []
-    done: dict[EventId, bool] = {}  # False: not finished
-    for first in incoming:
-        pending = [first]
-        while pending:
-            event_id = pending[-1]
-            if event_id in done:
-                pending.pop()
-                if not done[event_id] and all(done[name] for name in names[event_id]):
-                    done[event_id] = True
-                    ordered.append(incoming[event_id])
-                continue
-            done[event_id] = False
-            pending += [name for name in reversed(names[event_id]) if name not in done]
-    return ordered, {event_id for event_id, ended in done.items() if not ended}
+    ordered, circular = in_reference_order({event_id: _names(one) for event_id, one in incoming.items()})
+    return [incoming[event_id] for event_id in ordered], circular
 
 
 async def _stored(writes: Mapping[EventId, tuple[Verdict, Write]], database: Database) -> dict[EventId, Received]:

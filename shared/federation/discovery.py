@@ -1,4 +1,4 @@
-"""Where a server answers, by its name. Spec: server-server API, "Resolving server names".
+"""Finding the address of a server. Spec: server-server API, "Resolving server names".
 
 Answers are cached: those of `.well-known` and the DNS for as long as they say, failures for a minute and more.
 """

@@ -111,10 +111,9 @@ class KeyRing:
         lacking = _lacking(required, found)
         if not lacking:
             return _as_keys(found)
-        heard = set(heard_from)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._fetch_all(lacking, heard, asker)
+                await self._fetch_all([each.server for each in lacking], heard_from, asker)
                 found |= await self._known(lacking)
                 lacking = _lacking(lacking, found)
                 if lacking and self._notaries:
@@ -129,10 +128,9 @@ class KeyRing:
 
         asker: their address. They have a share of the fetches, so some servers may be left out.
         """
-        required = [RequiredSignature(server, frozenset({"ed25519:"}), None) for server in servers]
         try:
             async with asyncio.timeout(timeout_s):
-                await self._fetch_all(required, set(), asker)
+                await self._fetch_all(servers, (), asker)
         except TimeoutError:
             logger.info("Not all of the keys that a notary was asked for could be had in time")
 
@@ -155,9 +153,9 @@ class KeyRing:
             self._cache.put(pair, key, _KEY_BYTES)
         return keys
 
-    async def _fetch_all(self, lacking: Iterable[RequiredSignature], heard: set[ServerName], asker: str) -> None:
+    async def _fetch_all(self, names: Iterable[ServerName], heard: Collection[ServerName], asker: str) -> None:
         """Ask each server for its keys, unless it failed not long ago. Equal questions at the same time are one."""
-        servers = {each.server for each in lacking} - {self._server_name}
+        servers = set(names) - {self._server_name}
         failed = await storage.get_key_failures(self._database, servers)
         now_ms = self._clock.now_ms()
         tasks = []

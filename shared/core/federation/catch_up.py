@@ -1,4 +1,4 @@
-"""What a destination has missed, line by line: what to read next, and how it becomes transactions. Pure functions."""
+"""Catching up with a destination, line by line: the next read, and the transactions made from it. Pure functions."""
 
 import hashlib
 from base64 import urlsafe_b64encode
@@ -23,7 +23,7 @@ _MAX_EXTREMITIES = 20
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """How a line is sent up to `last`.
+    """The progress of a line that is sent up to `last`.
 
     sent: the ordinals of extremities that were delivered.
     unsent: those of extremities that were read, and not delivered.

@@ -72,10 +72,9 @@ from shared.core.federation.destination_records import (
     SaveDue,
     Send,
     Stopping,
-    TimePassed,
     Transaction,
-    WakeAt,
 )
+from shared.core.federation.wake_up import TimePassed, WakeAt
 from shared.core.identifiers import ServerName
 
 #: The wait after the database did not answer, or had nothing new.

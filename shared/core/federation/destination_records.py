@@ -6,6 +6,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from shared.core.federation.back_off import BackOff
+from shared.core.federation.wake_up import TimePassed, WakeAt
 from shared.core.identifiers import ServerName
 
 #: What has an order of its own, and can be read again: a room, by its number, or a kind of EDU that is stored, by its
@@ -92,7 +93,7 @@ class Part(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineRequest:
-    """What to read of a line.
+    """A request to read a part of a line.
 
     first: the least ordinal to read.
     last: the greatest ordinal to read, None to read up to the newest one.
@@ -108,7 +109,7 @@ class LineRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinePage:
-    """What was read of a line.
+    """The part of a line that was read.
 
     items: by ordinal, without those that do not go to this peer.
     last: the greatest ordinal of the line when it was read, or that of the request.
@@ -181,11 +182,6 @@ class Heard:
     """A request that the peer signed has arrived here."""
 
     jitter: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimePassed:
-    """The time of `WakeAt` has come. An event too early or too many changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,13 +258,6 @@ class Send:
 
     attempt: int
     transaction: Transaction
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WakeAt:
-    """Tell when this time has come. It replaces the time of an earlier action."""
-
-    at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,11 +50,10 @@ from shared.core.federation.draining_records import (
     RoomsMayWait,
     Staged,
     StagedPdu,
-    TimePassed,
-    WakeAt,
     WriteOutcomes,
     Written,
 )
+from shared.core.federation.wake_up import TimePassed, WakeAt
 from shared.core.identifiers import ServerName
 
 

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from shared.core.federation.back_off import BackOff
+from shared.core.federation.wake_up import TimePassed, WakeAt
 from shared.core.identifiers import EventId, ServerName
 
 
@@ -76,7 +77,7 @@ class StagedPdu:
 
 
 class Outcome(Enum):
-    """What the room's owner says of a PDU.
+    """The answer of the room's owner about a PDU.
 
     FINAL: it is stored, rejected or dropped. The row goes.
     MISSING: events or the state before it are missing. It waits for a fetch.
@@ -91,7 +92,7 @@ class Outcome(Enum):
 
 
 class FetchKind(Enum):
-    """What to ask of another server: the events between, or the state before the earliest one."""
+    """The two questions to another server: for the events between, or for the state before the earliest one."""
 
     MISSING_EVENTS = "missing events"
     STATE = "state"
@@ -184,11 +185,6 @@ class RoomsMayWait:
     """There may be rows of rooms that this process has not seen: at the start, and when slots come."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimePassed:
-    """The time of `WakeAt` has come. An event too early or too many changes nothing."""
-
-
 DrainEvent: TypeAlias = (
     Staged | RoomsFound | RoomRead | Answered | Fetched | Written | RetryRoom | RoomGone | RoomsMayWait | TimePassed
 )
@@ -238,13 +234,6 @@ class FindRooms:
     """Find the rooms of this process's slots that have rows, by their earliest next try."""
 
     limit: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WakeAt:
-    """Tell when this time has come. It replaces the time of an earlier action."""
-
-    at_ms: int
 
 
 DrainAction: TypeAlias = Deliver | Fetch | WriteOutcomes | ReadRoom | FindRooms | WakeAt

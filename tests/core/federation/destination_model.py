@@ -34,10 +34,9 @@ from shared.core.federation.destination_records import (
     SaveDue,
     Send,
     Stopping,
-    TimePassed,
     Transaction,
-    WakeAt,
 )
+from shared.core.federation.wake_up import TimePassed, WakeAt
 from shared.core.identifiers import ServerName
 
 PEER = ServerName("peer.example")
@@ -324,7 +323,7 @@ class World:
             assert line in self.left_rooms or set(last) <= arrived
 
     def check_order(self) -> None:
-        """What arrived for the first time came in order, but for lines of which parts were left out."""
+        """First arrivals came in order, but for lines of which parts were left out."""
         for line, ordinals in self.arrivals.items():
             if line is not None and line not in self.cut and line not in self.left_rooms:
                 assert ordinals == sorted(ordinals), line

@@ -22,11 +22,10 @@ from shared.core.federation.draining_records import (
     RoomsMayWait,
     Staged,
     StagedPdu,
-    TimePassed,
-    WakeAt,
     WriteOutcomes,
     Written,
 )
+from shared.core.federation.wake_up import TimePassed, WakeAt
 from shared.core.identifiers import EventId, ServerName
 
 

@@ -14,8 +14,8 @@ from shared.core.federation.destination_records import (
     MemoryShort,
     QueueLimits,
     Send,
-    TimePassed,
 )
+from shared.core.federation.wake_up import TimePassed
 from tests.core.federation.destination_model import PEER, World
 
 SMALL = QueueLimits(pending_pdus=6, pending_edus=5, lines=3, all_missed=4)

@@ -11,8 +11,8 @@ from shared.core.federation.draining_records import (
     FetchKind,
     Outcome,
     RetryRoom,
-    TimePassed,
 )
+from shared.core.federation.wake_up import TimePassed
 from tests.core.federation.draining_model import DrainWorld
 
 SMALL = DrainLimits(

@@ -387,8 +387,7 @@ class DelayedEvents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotas:
-    """What one user may store. `skep user usage NAME` shows what they have. What they have may shrink and go, whatever
-    the quota."""
+    """Quotas of each user. `skep user usage NAME` shows their use. Users may always shrink or delete their data."""
 
     account_data_bytes: Annotated[int, Range(65_536)] = 10_485_760
     """Account data, tags and read markers, with 200 bytes for each entry, also for a deleted one. All of it is in the

@@ -1,4 +1,4 @@
-"""What one user may store: the quotas of the configuration, and the answer beyond them."""
+"""Quotas of each user's storage: the limits of the configuration, and the error beyond them."""
 
 from prometheus_client import CollectorRegistry
 

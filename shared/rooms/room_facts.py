@@ -1,4 +1,4 @@
-"""What a room shows of itself to a user who looks for rooms: the facts of summaries, directories and spaces.
+"""The facts of a room in summaries, directories and spaces, for a user who looks for rooms.
 
 Words of erased senders are for those only who were in the room before the erasure.
 """

@@ -20,7 +20,7 @@ _FILTER = quote('{"presence":{"not_types":["*"]},"room":{"timeline":{"limit":50}
 
 @dataclass(slots=True)
 class Experience:
-    """What honest users met.
+    """The experience of the honest users.
 
     sends: for each message, the time at which it was sent and the seconds until its answer.
     deliveries: for each message in another user's sync, the time at which it was sent and the seconds since then.

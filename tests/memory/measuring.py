@@ -15,7 +15,7 @@ FACTOR = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a cache says that its contents take, and what they do take, in bytes."""
+    """The size of a cache's contents in bytes: as the cache accounts for it, and as it was measured."""
 
     accounted: int
     measured: int

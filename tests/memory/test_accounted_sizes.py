@@ -1,4 +1,4 @@
-"""What each cache says that its contents take, against what Python allocated for them.
+"""The accounted size of each cache, against the memory that Python allocated.
 
 `FILLED` is the list of the caches. `tests/architecture/test_containers.py` makes sure that none is missing.
 """

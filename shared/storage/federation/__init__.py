@@ -1,1 +1,1 @@
-"""What is stored because of other servers."""
+"""Rows about other servers."""

@@ -1,4 +1,4 @@
-"""What users store, as far as a quota limits it: running totals in rows that are written anyway.
+"""The storage that each user takes, as far as a quota limits it: running totals in rows that are written anyway.
 
 Account data: the table `user_usage` has the total of a user's rows. The statement that writes a row adds the
 difference. A user without a row there, from before the table or after a room of theirs was deleted, is counted when
@@ -71,7 +71,7 @@ _USAGE = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a user stores. Each field is limited by the quota of the same name (`shared/config/sections.py`).
+    """The storage that one user takes. Each field has the quota of the same name (`shared/config/sections.py`).
 
     device_keys_bytes, inbox_bytes: of the device with the most.
     """

@@ -1,4 +1,4 @@
-"""What was begun and waits for others: the rows stay until their owners have done it."""
+"""Work that was begun and waits for others: its rows stay until their owners have done it."""
 
 import asyncio
 from typing import Any

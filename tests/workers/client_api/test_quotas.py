@@ -1,4 +1,4 @@
-"""What one user may store: each quota refuses only what exceeds it, and lets users shrink what they have."""
+"""Quotas: each refuses only what exceeds it, and lets users shrink what they have."""
 
 import asyncio
 import hashlib
